@@ -1,0 +1,272 @@
+"""The run's configuration: one frozen section per TOML table, validated at the start.
+
+Sources, the later wins: defaults, the TOML file given by `--config`, `--section.key value` on the command line. Unknown
+keys, wrong types and impossible values end the program with one line that names the key, what was found, what is
+allowed. No environment variable is read.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from dlrm_dist.errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(ge=0.0)]
+ShardingName = Literal[
+    "data_parallel",
+    "table_wise",
+    "row_wise",
+    "column_wise",
+    "table_row_wise",
+    "table_column_wise",
+    "grid_shard",
+]
+
+
+class Section(BaseModel):
+    """A TOML table: frozen, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataSection(Section):
+    """Where the rows come from."""
+
+    path: Path = Path("data/planted")
+    """Folder of a prepared dataset (the output of `dlrm-dist prepare`)."""
+    planted_rows: Positive | None = None
+    """Rows of planted clicks to make at `data.path` when nothing is there; not given: only at the default path."""
+    """Rows of planted clicks to make at `data.path` when nothing is there. Not given: only at the default path, a
+    million."""
+    last_batch: Literal["pad", "drop"] = "pad"
+    """What becomes of an epoch's last, partial training batch. Evaluation always pads, so that no row is lost."""
+
+
+class ModelSection(Section):
+    """The network. Table sizes come from the dataset's vocabularies."""
+
+    name: Literal["dlrm"] = "dlrm"
+    """Which model: `dlrm` is arXiv 1906.00091 with pairwise dot interaction."""
+    embedding_dim: Positive = 16
+    """Width of the embeddings, and so of the bottom MLP's output."""
+    bottom_mlp: tuple[Positive, ...] = (64, 16)
+    """Widths of the bottom MLP's layers; the last must equal `model.embedding_dim`."""
+    top_mlp: tuple[Positive, ...] = (128, 64, 1)
+    """Widths of the top MLP's layers; the last must be 1 (the logit)."""
+
+    @model_validator(mode="after")
+    def _dimensions_fit(self) -> Self:
+        if not self.bottom_mlp or self.bottom_mlp[-1] != self.embedding_dim:
+            raise ValueError(
+                f"model.bottom_mlp must end with model.embedding_dim ({self.embedding_dim}) so that dense and sparse "
+                f"vectors can be multiplied; it is {list(self.bottom_mlp)}"
+            )
+        if not self.top_mlp or self.top_mlp[-1] != 1:
+            raise ValueError(f"model.top_mlp must end with 1, the logit; it is {list(self.top_mlp)}")
+        return self
+
+
+class OptimizerSection(Section):
+    """How the parameters are updated."""
+
+    sparse: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = "rowwise_adagrad"
+    """Fused optimizer of the embedding tables, applied in the backward. `adam` needs CUDA."""
+    dense: Literal["sgd", "adagrad", "adam"] = "adagrad"
+    """Optimizer of the MLPs (and of data-parallel tables)."""
+    sparse_learning_rate: Rate | None = None
+    """Learning rate of the tables; `train.learning_rate` when not given."""
+    dense_learning_rate: Rate | None = None
+    """Learning rate of the MLPs; `train.learning_rate` when not given."""
+    eps: Rate = 1e-8
+    """Added to the root of the second moment by Adagrad and Adam."""
+
+
+class ShardingSection(Section):
+    """How the tables are placed."""
+
+    types: tuple[ShardingName, ...] = ("table_wise", "row_wise")
+    """Sharding types the planner may choose from."""
+    hbm_gib: Annotated[float, Field(gt=0)] | None = None
+    """Device memory a rank may fill with tables, in GiB; what the device has (on CPU: its share of RAM) if not given."""
+
+
+class TrainSection(Section):
+    """The loop."""
+
+    batch_size: Positive = 2048
+    """Global batch: rows of one step over all ranks. It stays the same whatever the number of ranks."""
+    epochs: Positive = 1
+    """Times each training row is visited."""
+    max_steps: Positive | None = None
+    """Stop after that many steps in all."""
+    learning_rate: Rate = 0.02
+    """Learning rate of tables and MLPs alike, unless the optimizer section says otherwise."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the initial weights and of the order of the rows."""
+    log_every: Positive = 50
+    """Steps between two progress lines (and lines of metrics.jsonl)."""
+
+
+class EvalSection(Section):
+    """Scoring during and after training."""
+
+    split: str = "valid"
+    """Split that is scored at `eval.every` and at the end."""
+    every: Annotated[int, Field(ge=0)] = 0
+    """Steps between two evaluations; 0: at the end of each epoch only."""
+    batch_size: Positive = 8192
+    """Global batch of the evaluation."""
+
+
+class RuntimeSection(Section):
+    """The machine."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: CUDA where there is a GPU for each local rank, else CPU with gloo."""
+    threads: Positive | Literal["auto"] = "auto"
+    """Compute threads of a rank; `auto`: this machine's cores shared by its ranks."""
+    timeout_s: Positive = 300
+    """A collective that takes longer ends the run."""
+
+
+class RunSection(Section):
+    """What the run leaves behind."""
+
+    folder: Path = Path("runs")
+    """Folder of all runs."""
+    name: str = ""
+    """Name of this run's folder; date and time when empty. An existing run is never overwritten."""
+
+
+class Config(BaseSettings):
+    """The whole configuration; only `main` sees it, a function gets its section or plain values."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        cli_parse_args=False,
+        cli_exit_on_error=False,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_use_class_docs_for_groups=True,
+        nested_model_default_partial_update=True,
+    )
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    sharding: ShardingSection = ShardingSection()
+    train: TrainSection = TrainSection()
+    eval: EvalSection = EvalSection()
+    runtime: RuntimeSection = RuntimeSection()
+    run: RunSection = RunSection()
+
+    sections: ClassVar[tuple[str, ...]] = ("data", "model", "optimizer", "sharding", "train", "eval", "runtime", "run")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only the TOML file's values (given as keyword arguments), and the command line before them."""
+        return (init_settings,)
+
+    def write(self, path: Path) -> None:
+        """Write the effective configuration as TOML that `load` reads back to an equal one."""
+        path.write_text(tomli_w.dumps(self.model_dump(mode="json", exclude_none=True)))
+
+
+def load(arguments: Sequence[str]) -> Config:
+    """The configuration from `[--config FILE] [--section.key value ...]`.
+
+    `--help` prints each key with its meaning and default, and exits 0.
+
+    Raises:
+        UserError: an unreadable file, an unknown key (with the nearest known one), a wrong type, an impossible value.
+    """
+    path, rest = _take_config(list(arguments))
+    values = _read_toml(path) if path else {}
+    _refuse_unknown(values, rest)
+    try:
+        return Config(_cli_parse_args=rest, _cli_prog_name="launch/train.py [--config FILE.toml]", **values)
+    except ValidationError as error:
+        raise UserError(_one_line(error)) from None
+    except SettingsError as error:
+        text = str(error.__cause__ or error).removeprefix("error parsing CLI: ").replace("\n", " ")
+        raise UserError(f"{text}; see --help") from None
+
+
+def known_keys() -> list[str]:
+    """Every key as `section.key`."""
+    fields = Config.model_fields
+    return [
+        f"{name}.{key}"
+        for name in Config.sections
+        for key in fields[name].annotation.model_fields  # type: ignore[union-attr]
+    ]
+
+
+def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """Split `--config FILE` (or `--config=FILE`) off the other arguments."""
+    path: Path | None = None
+    rest = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--config":
+            value = next(words, None)
+            if value is None:
+                raise UserError("--config needs a file: --config launch/configs/NAME.toml")
+            path = Path(value)
+        elif word.startswith("--config="):
+            path = Path(word.partition("=")[2])
+        else:
+            rest.append(word)
+    return path, rest
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise UserError(f"--config {path}: cannot be read: {error.strerror}; examples are in launch/configs/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: is not valid TOML: {error}") from None
+
+
+def _refuse_unknown(values: dict[str, Any], arguments: list[str]) -> None:
+    """Name the first key that does not exist, with the nearest that does."""
+    keys = known_keys()
+    found = [word[2:].partition("=")[0] for word in arguments if re.match(r"--[a-z_]", word)]
+    for section, table in values.items():
+        if isinstance(table, dict) and section in Config.sections:
+            found += [f"{section}.{key}" for key in table]
+        else:
+            found.append(section)
+    for key in found:
+        if key not in keys and key not in ("help", "h"):
+            near = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else "see --help for all keys"
+            raise UserError(f"unknown config key {key}: {hint}")
+
+
+def _one_line(error: ValidationError) -> str:
+    """A validation error as one line: key, what is allowed, what was found."""
+    problems = error.errors()
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"][:2])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "value_error":  # our own validators say everything themselves
+        return first["msg"].removeprefix("Value error, ") + more
+    return f"{key}: {first['msg']}; found {first['input']!r}{more}"

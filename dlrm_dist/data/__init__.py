@@ -1,0 +1,1 @@
+"""Click logs: raw formats to Parquet, Parquet to jagged batches, synthetic clicks."""

@@ -1,0 +1,55 @@
+"""The default dataset: planted clicks, made where there is none yet, once, whichever rank comes first."""
+
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from dlrm_dist.config import DataSection
+from dlrm_dist.data.prepare import PrepareOptions, prepare
+from dlrm_dist.data.synthetic import DEFAULT_ROWS, write_clicks
+from dlrm_dist.errors import UserError
+
+_MIN_COUNT = 5
+"""A value seen less often in training says more about its rows' chance labels than about the next ones."""
+
+
+def is_wanted(section: DataSection) -> bool:
+    """Whether planted clicks are to be made: nothing is at `data.path`, and it is the default or rows were asked for."""
+    default = section.path == DataSection().path
+    return not section.path.exists() and (default or section.planted_rows is not None)
+
+
+def ensure(section: DataSection) -> None:
+    """Make the planted dataset at `data.path` if it is wanted; other processes wait for the one that makes it.
+
+    Train, valid and test (80, 10 and 10 %) share the planted effects; each has rows, and a best reachable AUC, of its
+    own.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    if not is_wanted(section):
+        return
+    path = section.path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.parent / f".{path.name}.lock"):
+            if is_wanted(section):
+                _make(path, section.planted_rows or DEFAULT_ROWS)
+    except OSError as error:
+        raise UserError(f"data.path {path}: cannot be made: {error.strerror}; choose another --data.path") from None
+
+
+def _make(path: Path, rows: int) -> None:
+    print(f"no dataset at {path}: making {rows:,} rows of planted clicks there, once", flush=True)
+    held_out = max(1, rows // 10)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-raw-", dir=path.parent) as folder:
+        files = {split: Path(folder, f"{split}.tsv") for split in ("train", "valid", "test")}
+        counts = {"train": max(1, rows - 2 * held_out), "valid": held_out, "test": held_out}
+        best = {
+            split: write_clicks(file, counts[split], seed=seed).best_auc
+            for seed, (split, file) in enumerate(files.items())
+        }
+        options = PrepareOptions("kaggle", valid=(files["valid"],), test=(files["test"],), min_count=_MIN_COUNT)
+        prepare([files["train"]], path, options, best_auc=best)

@@ -1,0 +1,285 @@
+"""Prepare: raw click logs into a dataset of Parquet parts, streaming, in one pass over the rows after counting them.
+
+All source files form one sequence of rows, cut into train, valid and test. Training rows are spooled to disk where they
+are shuffled or where a vocabulary must be counted before the first of them can be written.
+"""
+
+import contextlib
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from dlrm_dist.data import raw
+from dlrm_dist.data.schema import GROUP_ROWS, LANES, Category, DatasetInfo, Split
+from dlrm_dist.data.vocabulary import MISSING, Coding, Counting, hash_encoder
+from dlrm_dist.data.writer import Layout, Ordered, Spool, columns_schema, rebatched, write_split
+from dlrm_dist.errors import UserError
+
+SPLITS = ("train", "valid", "test")
+THREADS = min(16, os.cpu_count() or 1)
+ENCODE_ROWS = 1 << 20
+_KAGGLE_CHUNKS = 7
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """How raw rows become a dataset.
+
+    `split` is "none" (all sources are training rows; `valid` and `test` name the others' files), "kaggle" (7 equal
+    chunks in file order: 6 train, the last halved into valid and test), or three fractions "0.8,0.1,0.1" in file order.
+    `ids`, `hash_rows`, `min_count` and `dense` are about format kaggle: format slot keeps its ids and dense values.
+    """
+
+    format: raw.Format
+    valid: tuple[Path, ...] = ()
+    test: tuple[Path, ...] = ()
+    split: str = "none"
+    ids: Literal["hash", "vocabulary"] = "vocabulary"
+    hash_rows: int = 1_000_000
+    min_count: int = 2
+    dense: raw.Dense = "log1p"
+    shuffle: bool = True
+    seed: int = 0
+    lanes: int = LANES
+    group_rows: int = GROUP_ROWS
+
+
+def prepare(
+    sources: Sequence[Path], out: Path, options: PrepareOptions, best_auc: dict[str, float] | None = None
+) -> DatasetInfo:
+    """Write the dataset `out` from raw click logs: all of it, or nothing on an error.
+
+    Args:
+        sources: files, plain or .gz, and folders of files, taken by name (hidden ones and subfolders are not).
+        out: the folder to make; it must not exist.
+        options: see there.
+        best_auc: what goes into `dataset.json`, where the clicks were planted.
+
+    Raises:
+        UserError: an option, a source or a row is bad, or `out` exists or cannot be written.
+    """
+    _check_options(options)
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out}: exists already; allowed: a new folder; name another one or remove it")
+    given = {"train": _files(sources), "valid": _files(options.valid), "test": _files(options.test)}
+    _check_distinct([file for files in given.values() for file in files])
+    counted = {name: [(file, raw.count_rows(file)) for file in files] for name, files in given.items()}
+    splits = _split_rows({name: sum(rows for _, rows in files) for name, files in counted.items()}, options.split)
+    work = out.parent / f".{out.name}.tmp-{os.getpid()}"
+    try:
+        work.mkdir(parents=True)
+        with ThreadPoolExecutor(THREADS) as pool:
+            try:
+                rows = _Rows([pair for name in SPLITS for pair in counted[name]], options, pool)
+                info = _Preparation(rows, splits, work, options).run(_transform(given, options), best_auc or {}, pool)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        work.rename(out)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written: {error}; allowed: a folder on a disk with room for the rows twice; free or "
+            "choose another one"
+        ) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return info
+
+
+def _check_options(options: PrepareOptions) -> None:
+    for name, least in (("hash_rows", 1), ("min_count", 1), ("seed", 0), ("lanes", 1), ("group_rows", 1)):
+        if getattr(options, name) < least:
+            raise UserError(f"{name}: {getattr(options, name)} is too small; allowed: {least} or more; raise it")
+    allowed = {"format": ("kaggle", "slot"), "ids": ("hash", "vocabulary"), "dense": ("log1p", "none")}
+    for name, values in allowed.items():
+        if getattr(options, name) not in values:
+            raise UserError(f"{name}: {getattr(options, name)!r} is unknown; allowed: {', '.join(values)}; choose one")
+    if options.split != "none" and (options.valid or options.test):
+        raise UserError(
+            f"split: {options.split!r} cuts the sources, but files for valid or test are given too; allowed: one of "
+            "the two; use split none or leave those files away"
+        )
+
+
+def _files(sources: Sequence[Path]) -> list[Path]:
+    """The files that `sources` name, folders replaced by their files in name order."""
+    files: list[Path] = []
+    for source in sources:
+        try:
+            found = [source] if not source.is_dir() else sorted(source.iterdir())
+        except OSError as error:
+            raise UserError(f"{source}: cannot be read: {error.strerror}; allowed: readable folders; mend it") from None
+        found = [file for file in found if file == source or (file.is_file() and not file.name.startswith("."))]
+        if not found:
+            raise UserError(f"{source}: a folder without files; allowed: files or folders of files; name another one")
+        files += found
+    return files
+
+
+def _check_distinct(files: list[Path]) -> None:
+    seen: set[Path] = set()
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; allowed: files and folders of files; check the path")
+        if file.resolve() in seen:
+            raise UserError(f"{file}: named twice; allowed: each file once, in one split; remove one of the two")
+        seen.add(file.resolve())
+
+
+def _split_rows(rows: dict[str, int], split: str) -> dict[str, int]:
+    """Rows of each split that the dataset will have, in order; `rows` counts those of the files given for each."""
+    if split == "none":
+        sizes = {name: count for name, count in rows.items() if count}
+    elif split == "kaggle":
+        each = rows["train"] // _KAGGLE_CHUNKS  # rows that do not divide evenly go to the first chunks
+        sizes = {"train": rows["train"] - each, "valid": each - each // 2, "test": each // 2}
+    else:
+        shares = _fractions(split)
+        ends = [int(rows["train"] * sum(shares[:count])) for count in range(len(SPLITS) + 1)]
+        sizes = {name: ends[i + 1] - ends[i] for i, name in enumerate(SPLITS) if shares[i]}
+    for name in ("train", *sizes):
+        if not sizes.get(name):
+            raise UserError(
+                f"split {name}: has no rows, of {sum(rows.values())} in all; allowed: at least one; give more sources"
+            )
+    return sizes
+
+
+def _fractions(split: str) -> list[Fraction]:
+    try:
+        shares = [Fraction(share.strip()) for share in split.split(",")]
+    except (ValueError, ZeroDivisionError):
+        shares = []
+    if len(shares) != len(SPLITS) or min(shares) < 0 or sum(shares) != 1:
+        raise UserError(
+            f"split: {split!r}; allowed: none, kaggle, or three fractions for train, valid and test with the sum 1; "
+            "write for example 0.8,0.1,0.1"
+        )
+    return shares
+
+
+class _Rows:
+    """The rows of all files in order, parsed ahead by a pool of threads and handed out split by split."""
+
+    def __init__(self, files: Sequence[tuple[Path, int]], options: PrepareOptions, pool: ThreadPoolExecutor) -> None:
+        self._pool, self._options = pool, options
+        self._tables = self._parsed([file for file, _ in files])
+        self._rest: pa.Table | None = None
+        self._changed = UserError(
+            "the sources changed while they were read: they hold other numbers of rows than were counted; allowed: "
+            "files that nothing writes to; prepare again"
+        )
+
+    def _parsed(self, files: list[Path]) -> Iterator[pa.Table]:
+        ahead: deque[Future[pa.Table]] = deque()
+        for block in (block for file in files for block in raw.read_blocks(file)):
+            ahead.append(self._pool.submit(raw.parse, block, self._options.format, self._options.dense))
+            if len(ahead) > 2 * THREADS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+    def take(self, rows: int) -> Iterator[pa.Table]:
+        """Tables with the next `rows` rows altogether."""
+        while rows:
+            table = next(self._tables, None) if self._rest is None else self._rest
+            if table is None:
+                raise self._changed
+            self._rest = table.slice(rows) if table.num_rows > rows else None
+            table = table.slice(0, rows)
+            rows -= table.num_rows
+            yield table
+
+    def check_end(self) -> None:
+        """Raise unless all rows were taken."""
+        if self._rest is not None or next(self._tables, None) is not None:
+            raise self._changed
+
+
+class _Preparation:
+    """One run: its rows, its threads and its progress."""
+
+    def __init__(self, rows: _Rows, splits: dict[str, int], work: Path, options: PrepareOptions) -> None:
+        self._rows, self._splits, self._work, self._options = rows, splits, work, options
+
+    def run(self, transform: dict[str, Any], best_auc: dict[str, float], pool: ThreadPoolExecutor) -> DatasetInfo:
+        """Write every split and `dataset.json`."""
+        train, coding = self._train(pool)
+        categories = tuple(Category(name=name, rows=rows) for name, rows in coding.rows.items())
+        schema = columns_schema(raw.DENSE, categories, transform)
+        layout = Layout(self._options.lanes, self._options.group_rows)
+        splits: dict[str, Split] = {}
+        with _progress(self._splits, "write") as bar:
+            for name, rows in self._splits.items():
+                ordered = train if name == "train" else _in_order(self._rows.take(rows))
+                tables = _counted((coding.encode(table, order, pool) for table, order in ordered), bar)
+                splits[name] = write_split(tables, self._work / name, schema, layout, pool)
+        self._rows.check_end()
+        info = DatasetInfo(
+            dense=raw.DENSE,
+            categories=categories,
+            lanes=layout.lanes,
+            group_rows=layout.group_rows,
+            splits=splits,
+            transform=transform,
+            best_auc=best_auc,
+        )
+        info.write(self._work)
+        return info
+
+    def _train(self, pool: ThreadPoolExecutor) -> tuple[Iterator[Ordered], Coding]:
+        """The training rows, and the coding of the categories, which a vocabulary takes from these rows."""
+        rows, options = self._splits["train"], self._options
+        tables = self._rows.take(rows)
+        counting = Counting(raw.CATEGORIES) if options.format == "kaggle" and options.ids == "vocabulary" else None
+        if counting is None and not options.shuffle:
+            return _in_order(tables), self._fixed_coding()
+        spool = Spool(self._work / "spool", rows, options.seed if options.shuffle else None)
+        with contextlib.closing(spool), _progress({"train": rows}, "read") as bar:
+            for table in _counted(tables, bar):
+                spool.add(table)
+                if counting:
+                    counting.add(table, pool)
+        coding = counting.finish(options.min_count, self._work / "vocabulary") if counting else self._fixed_coding()
+        return spool.read() if options.shuffle else _in_order(table for table, _ in spool.read()), coding
+
+    def _fixed_coding(self) -> Coding:
+        if self._options.format == "slot":
+            return Coding(dict.fromkeys(raw.CATEGORIES, raw.SLOT_ROWS), {})
+        encoders = dict.fromkeys(raw.CATEGORIES, hash_encoder(self._options.hash_rows))
+        return Coding(dict.fromkeys(raw.CATEGORIES, self._options.hash_rows), encoders)
+
+
+def _in_order(tables: Iterable[pa.Table]) -> Iterator[Ordered]:
+    return ((table, None) for table in rebatched(tables, ENCODE_ROWS))
+
+
+def _counted(tables: Iterable[pa.Table], bar: Any) -> Iterator[pa.Table]:
+    for table in tables:
+        yield table
+        bar.update(table.num_rows)
+
+
+def _progress(splits: dict[str, int], what: str) -> Any:
+    return tqdm(total=sum(splits.values()), desc=f"prepare: {what}", unit=" rows", unit_scale=True, disable=None)
+
+
+def _transform(sources: dict[str, list[Path]], options: PrepareOptions) -> dict[str, Any]:
+    """What `dataset.json` says about how raw values became columns."""
+    result: dict[str, Any] = {"format": options.format}
+    if options.format == "slot":
+        result |= {"dense": "none", "ids": "slot", "shared_id_space": True, "missing_id": 0}
+    elif options.ids == "hash":
+        result |= {"dense": options.dense, "ids": "hash", "hash_rows": options.hash_rows, "missing_value": MISSING}
+    else:
+        result |= {"dense": options.dense, "ids": "vocabulary", "min_count": options.min_count}
+    result |= {"split": options.split, "shuffle_seed": options.seed if options.shuffle else None}
+    return result | {"sources": {name: [str(file) for file in files] for name, files in sources.items() if files}}

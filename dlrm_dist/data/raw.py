@@ -1,0 +1,245 @@
+"""Raw click logs as columns: blocks of whole lines, each parsed at once by Arrow and NumPy.
+
+Two formats: `kaggle` (tab-separated: label, 13 integers, 26 hexadecimal categories) and `slot` (tokens `name:value`).
+The fast path only says that a block is bad; the first bad line is then found, and named, by a plain scan of that block.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from dlrm_dist.data.schema import LABEL
+from dlrm_dist.data.vocabulary import hexadecimal
+from dlrm_dist.errors import UserError
+
+Format = Literal["kaggle", "slot"]
+Dense = Literal["log1p", "none"]
+DENSE = tuple(f"I{i}" for i in range(1, 14))
+CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
+SLOT_ROWS = 1_000_001
+BLOCK_BYTES = 8 << 20
+LINE_BYTES = 1 << 20
+"""A line that is longer is an error: the file is no text of lines, and must not be read into memory whole."""
+_NEVER = (b" ", b"x", b"X", b"\xef")
+"""Bytes that no kaggle row holds, but that Arrow would accept: blanks around numbers, 0x numbers, a byte order mark."""
+_PARSE = pa_csv.ParseOptions(delimiter="\t", quote_char=False, double_quote=False, ignore_empty_lines=False)
+_CONVERT = pa_csv.ConvertOptions(
+    column_types={LABEL: pa.uint8()} | dict.fromkeys(DENSE, pa.int64()) | dict.fromkeys(CATEGORIES, pa.string()),
+    null_values=[""],
+    strings_can_be_null=False,
+    check_utf8=False,
+)
+
+
+class Block(NamedTuple):
+    """Whole lines of one file; `first_line` counts from 1."""
+
+    path: Path
+    first_line: int
+    text: bytes
+
+
+def _chunks(path: Path, size: int) -> Iterator[bytes]:
+    """The bytes of a file, unpacked where its name ends with .gz, at most `size` at a time."""
+    compression = "gzip" if path.suffix == ".gz" else None
+    done = 0
+    try:
+        with pa.input_stream(str(path), compression=compression) as stream:
+            while chunk := stream.read(size):
+                done += len(chunk)
+                yield chunk
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = str(error).splitlines()[0].rstrip(". ")
+        raise UserError(
+            f"{path}: cannot be read beyond its first {done} bytes of text: {reason}; allowed: a readable text file, "
+            "or a complete gzip file with a name in .gz; fetch it again"
+        ) from None
+
+
+def count_rows(path: Path) -> int:
+    """Rows (lines) of a file; a last line without its newline counts.
+
+    Raises:
+        UserError: the file cannot be read, or it is empty.
+    """
+    rows, last = 0, b"\n"
+    for chunk in _chunks(path, BLOCK_BYTES):
+        rows += chunk.count(b"\n")
+        last = chunk[-1:]
+    rows += last != b"\n"
+    if not rows:
+        raise UserError(f"{path}: is empty; allowed: at least one row; remove it from the sources or fetch it again")
+    return rows
+
+
+def read_blocks(path: Path) -> Iterator[Block]:
+    """A file's blocks of about `BLOCK_BYTES`, in order.
+
+    Raises:
+        UserError: the file cannot be read, or a line is longer than `LINE_BYTES`.
+    """
+    line, rest = 1, b""
+    for chunk in _chunks(path, BLOCK_BYTES):
+        cut = chunk.rfind(b"\n") + 1
+        if cut:
+            text = rest + chunk[:cut]
+            yield Block(path, line, text)
+            line += text.count(b"\n")
+            rest = b""
+        rest += chunk[cut:]
+        if len(rest) > LINE_BYTES:
+            raise UserError(
+                f"{path}:{line}: line of more than {LINE_BYTES} bytes; allowed: one row a line, lines ending in LF or "
+                "CRLF; convert the file to text lines"
+            )
+    if rest:
+        yield Block(path, line, rest)
+
+
+def parse(block: Block, form: Format, dense: Dense) -> pa.Table:
+    """A block's rows as columns: label uint8; I1..I13 float32; C1..C26 uint32, null where missing (slot: int32 ids).
+
+    Raises:
+        UserError: a bad row, named by file, line and column.
+    """
+    try:
+        table = _parse_kaggle(block.text, dense) if form == "kaggle" else _parse_slot(block.text)
+        lines = block.text.count(b"\n") + (not block.text.endswith(b"\n"))
+        if table.num_rows != lines:
+            raise ValueError(f"{table.num_rows} rows in {lines} lines")
+    except ValueError as error:  # pyarrow's errors derive from it
+        raise _explain(block, form, error) from None
+    return table
+
+
+def _parse_kaggle(text: bytes, dense: Dense) -> pa.Table:
+    if any(byte in text for byte in _NEVER):
+        raise ValueError("a blank, an x or a byte order mark")
+    read = pa_csv.ReadOptions(column_names=[LABEL, *DENSE, *CATEGORIES], use_threads=False, block_size=len(text) + 1)
+    table = pa_csv.read_csv(pa.BufferReader(text), read_options=read, parse_options=_PARSE, convert_options=_CONVERT)
+    label = table[LABEL].combine_chunks()
+    if label.null_count or pc.max(label).as_py() > 1:
+        raise ValueError("a label that is neither 0 nor 1")
+    columns = [label]
+    columns += [_dense(table[name].combine_chunks(), dense) for name in DENSE]
+    columns += [hexadecimal(table[name].combine_chunks()) for name in CATEGORIES]
+    return pa.table(columns, names=[LABEL, *DENSE, *CATEGORIES])
+
+
+def _dense(column: pa.Int64Array, dense: Dense) -> pa.FloatArray:
+    """Integers [n] as float32 [n]: empty becomes 0; `log1p` makes negatives 0 and takes log(x + 1) in float64."""
+    values = pc.fill_null(column, 0).to_numpy()
+    if dense == "log1p":
+        values = np.log1p(np.maximum(values, 0).astype(np.float64))
+    return pa.array(values.astype(np.float32))
+
+
+def _parse_slot(text: bytes) -> pa.Table:
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == 10) + 1
+    offsets = np.concatenate([[0], ends, [len(text)] if not text.endswith(b"\n") else []]).astype(np.int32)
+    rows = len(offsets) - 1
+    lines = pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(text))
+    words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(lines))
+    row = pc.list_parent_indices(words).to_numpy()
+    pairs = pc.split_pattern(words.flatten(), ":", max_splits=1)
+    if b"x" in text or b"X" in text or np.any(pc.list_value_length(pairs).to_numpy() != 2):
+        raise ValueError("a token that is not name:value")
+    flat, even = pairs.flatten(), np.arange(0, 2 * len(row), 2)
+    kind, values = _slot_kinds(flat.take(pa.array(even))), flat.take(pa.array(even + 1))
+
+    def column(of: npt.NDArray[np.bool_], each: int, type_: pa.DataType) -> npt.NDArray[np.generic]:
+        if not np.array_equal(row[of], np.repeat(np.arange(rows), each)):
+            raise ValueError("a row without its label or 13 dense features")
+        return pc.cast(values.filter(pa.array(of)), type_).to_numpy()
+
+    label, dense = column(kind == -1, 1, pa.uint8()), column(kind == 0, len(DENSE), pa.float32())
+    cell = (row * len(CATEGORIES) + kind - 1)[kind > 0]
+    found = pc.cast(values.filter(pa.array(kind > 0)), pa.int64()).to_numpy()
+    bad_id = np.any((found < 0) | (found >= SLOT_ROWS)) or np.bincount(cell, minlength=1).max() > 1
+    if bad_id or np.any(label > np.uint8(1)) or not np.isfinite(dense).all():
+        raise ValueError("a value out of range, or two ids in one slot")
+    ids = np.zeros(rows * len(CATEGORIES), np.int32)
+    ids[cell] = found
+    columns = [label, *dense.reshape(rows, -1).T.copy(), *ids.reshape(rows, -1).T.copy()]
+    return pa.table([pa.array(values) for values in columns], names=[LABEL, *DENSE, *CATEGORIES])
+
+
+def _slot_kinds(names: pa.StringArray) -> npt.NDArray[np.int64]:
+    """Token names [n] as numbers int64 [n]: -1 label, 0 dense, 1 to 26 the slot."""
+    known = {"click": -1, "dense_feature": 0} | {str(slot): slot for slot in range(1, len(CATEGORIES) + 1)}
+    encoded = names.dictionary_encode()
+    kinds = [known.get(name) for name in encoded.dictionary.to_pylist()]
+    if None in kinds:
+        raise ValueError("a token with an unknown name")
+    return np.array(kinds, np.int64)[encoded.indices.to_numpy()]
+
+
+def _explain(block: Block, form: Format, error: ValueError) -> UserError:
+    """The error for the first bad line of a block that the fast path refused."""
+    fault_of = _kaggle_fault if form == "kaggle" else _slot_fault
+    lines = block.text.removesuffix(b"\n").split(b"\n")
+    for number, line in enumerate(lines, block.first_line):
+        if fault := fault_of(line.removesuffix(b"\r")):
+            return UserError(f"{block.path}:{number}: {fault}; mend or remove the line")
+    where = f"{block.path}: lines {block.first_line} to {block.first_line + len(lines) - 1}"
+    return UserError(f"{where}: {str(error).splitlines()[0]}; allowed: rows in format {form}; mend or remove the line")
+
+
+def _shown(field: bytes) -> str:
+    text = repr(field)[1:]
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_KAGGLE_FIELDS = [(LABEL, re.compile(rb"[01]"), "label", "0 or 1")]
+_KAGGLE_FIELDS += [(name, re.compile(rb"(-?[0-9]{1,18})?"), "integer", "an integer or nothing") for name in DENSE]
+_KAGGLE_FIELDS += [
+    (name, re.compile(rb"[0-9a-fA-F]{0,8}"), "hexadecimal number", "0 to 8 digits of 0-9, a-f, A-F")
+    for name in CATEGORIES
+]
+
+
+def _kaggle_fault(line: bytes) -> str | None:
+    fields = line.split(b"\t")
+    if len(fields) != len(_KAGGLE_FIELDS):
+        return (
+            f"{len(fields)} columns; allowed: {len(_KAGGLE_FIELDS)}, separated by tabs (label, 13 integers, "
+            "26 categories; a log without labels cannot be prepared)"
+        )
+    for position, (field, (name, pattern, what, allowed)) in enumerate(zip(fields, _KAGGLE_FIELDS, strict=True), 1):
+        if not pattern.fullmatch(field):
+            ending = {1: "st", 2: "nd", 3: "rd"}.get(position % 10 if position // 10 != 1 else 0, "th")
+            return f"column {name} ({position}{ending}): {_shown(field)} is no {what}; allowed: {allowed}"
+    return None
+
+
+_SLOT_TOKEN = re.compile(
+    rb"(?P<click>click:[01])|(?P<dense>dense_feature:[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)"
+    rb"|(?P<slot>[1-9]|1[0-9]|2[0-6]):(?P<id>[0-9]{1,18})"
+)
+
+
+def _slot_fault(line: bytes) -> str | None:
+    seen: Counter[str] = Counter()
+    for position, token in enumerate(line.split(), 1):
+        match = _SLOT_TOKEN.fullmatch(token)
+        if not match or int(match["id"] or 0) >= SLOT_ROWS:
+            return (
+                f"token {position}: {_shown(token)} is no feature; allowed: click:0, click:1, dense_feature:NUMBER, "
+                f"SLOT:ID with slots 1 to 26 and ids 0 to {SLOT_ROWS - 1}"
+            )
+        seen["click" if match["click"] else "dense_feature" if match["dense"] else match["slot"].decode()] += 1
+    for name, allowed in (("click", 1), ("dense_feature", len(DENSE))):
+        if seen.pop(name, 0) != allowed:
+            return f"not {allowed} {name} tokens; allowed: exactly {allowed}"
+    twice = next((slot for slot, ids in seen.items() if ids > 1), None)
+    return (
+        twice and f"slot {twice} has {seen[twice]} ids: multi-hot slots are not supported yet; allowed: one id a slot"
+    )

@@ -1,0 +1,208 @@
+"""Clicks with a planted, known signal, written in the Criteo Kaggle format.
+
+A line is a label, 13 integers and 26 categories of 8 hex digits, separated by tabs; an empty field is a missing value.
+All values are drawn independently: integers like counts (log-normal), ids from Zipf's law. The click's logit is
+
+    bias + sum_j f_j(integer_j) + sum_c w_c[id_c] + sum_(a,b) <u_a[id_a], v_b[id_b]>
+
+and the label is 1 with probability sigmoid(logit). The latent vectors u and v are centred under the ids' law: the last
+sum has mean 0 given any one value, so no model that adds up one term per value can explain any of it. As the logit is
+known, so is the best AUC that any model can reach on these rows, up to luck: the AUC of the logit itself.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as csv
+from tqdm import tqdm
+
+from dlrm_dist.errors import UserError
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+DEFAULT_ROWS = 1_000_000
+"""Enough to learn the pairwise effects in two to three passes, see `PAIRS`."""
+CHUNK_ROWS = 100_000
+"""Rows drawn and written at a time; a part of the file's definition, as each chunk has its own random generator."""
+INTEGERS = tuple(f"I{i}" for i in range(1, 14))
+CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
+CARDINALITIES = (40, 25, 30, 30, 50, 20, 100, 200, 60)
+CARDINALITIES += (10_000, 3, 12, 20, 8, 30, 15, 25, 30_000, 10, 40, 5, 20, 50, 12, 30, 4)
+"""Ids of each category. The first 9 carry the signal, the others are noise that a model must learn to ignore."""
+PAIRS = ((0, 1), (2, 3), (4, 5))
+"""Categories with pairwise effects: few ids, so that most pairs of ids are seen often in `DEFAULT_ROWS` rows."""
+SINGLES = range(6, 9)
+"""Categories with an effect per id."""
+PAIR_STD, SINGLE_STD, INTEGER_STD = 0.50, 0.6, 0.40
+"""Standard deviation, in the logit, of each pair's, each single category's and each of 5 integers' effects."""
+RANK = 2
+CLICK_RATE = 0.26
+
+_LOG_MEAN = np.linspace(0.5, 4.5, 13, dtype=np.float32)[:, None]
+_LOG_STD = np.linspace(0.8, 1.4, 13, dtype=np.float32)[:, None]
+_SHIFT = np.array([0, 3, 0, 1, 0, 0, 0, 1, 0, 0, 2, 0, 0], np.float32)[:, None]
+_INTEGER_GAPS = np.array([0.4, 0, 0.2, 0.2, 0.03, 0.2, 0.04, 0, 0.04, 0.4, 0.04, 0.7, 0.2], np.float32)[:, None]
+_CATEGORY_GAPS = np.array([0.8 if n >= 10_000 else 0.02 for n in CARDINALITIES], np.float32)[:, None]
+_SIGNAL_INTEGERS = slice(4, 7)
+_AUC_RANGE, _AUC_BINS = 16.0, 1 << 18
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What was written: rows, both seeds, the share of clicks, and the AUC of the true logit on these very rows."""
+
+    rows: int
+    seed: int
+    effects_seed: int
+    click_rate: float
+    best_auc: float
+
+
+class PlantedModel:
+    """The true model behind the clicks; it depends on `seed` alone, so several files can share it."""
+
+    def __init__(self, seed: int = 0) -> None:
+        rng = np.random.default_rng([seed, 1])
+        self.phases = rng.uniform(-1, 1, _LOG_MEAN[_SIGNAL_INTEGERS].shape).astype(np.float32)
+        self.singles = {c: SINGLE_STD * _standardised(rng, c, 1) for c in SINGLES}
+        self.pairs = {}
+        for a, b in PAIRS:
+            effects = _standardised(rng, a, RANK) @ _standardised(rng, b, RANK).T / np.sqrt(RANK)
+            self.pairs[a, b] = PAIR_STD * effects
+        self.bias = 0.0
+        logits = self.logits(*draw_values(rng, CHUNK_ROWS))
+        for _ in range(20):  # Newton's method for the click rate
+            p = 1 / (1 + np.exp(-logits - self.bias))
+            self.bias -= float((p.mean() - CLICK_RATE) / (p * (1 - p)).mean())
+
+    def logits(self, integers: FloatArray, ids: IntArray) -> FloatArray:
+        """The true logits of `integers` (13 x rows, NaN: missing) and `ids` (26 x rows, -1: missing), float32 (rows,).
+
+        A missing or negative integer has the effect of a 0, a missing id none.
+        """
+        counts = np.fmax(integers[_SIGNAL_INTEGERS], 0)  # fmax(NaN, 0) is 0
+        logs = (np.log1p(counts) - _LOG_MEAN[_SIGNAL_INTEGERS]) / _LOG_STD[_SIGNAL_INTEGERS]
+        logits = self.bias + INTEGER_STD * 1.6 * np.tanh(logs + self.phases).sum(axis=0)
+        for c, effects in self.singles.items():
+            logits += effects[ids[c], 0]
+        for (a, b), effects in self.pairs.items():
+            logits += effects[ids[a], ids[b]]
+        return logits.astype(np.float32)
+
+
+def _standardised(rng: np.random.Generator, category: int, rank: int) -> FloatArray:
+    """Random vectors (ids + 1, rank) of mean 0 and variance 1 under the ids' law; the last, for id -1, is 0."""
+    n = CARDINALITIES[category]
+    law = np.log1p(1 / np.arange(1, n + 1)) / np.log(n + 1)
+    vectors = rng.standard_normal((n, rank))
+    vectors -= law @ vectors
+    vectors /= np.sqrt(law @ vectors**2)
+    return np.vstack([vectors, np.zeros((1, rank))]).astype(np.float32)
+
+
+def draw_values(rng: np.random.Generator, rows: int) -> tuple[FloatArray, IntArray]:
+    """Draw integers, float32 (13 x rows) with NaN for missing, and ids, int32 (26 x rows) with -1 for missing.
+
+    Of n ids, id k has probability log((k + 2) / (k + 1)) / log(n + 1): Zipf's law with exponent 1.
+    """
+    normal = rng.standard_normal((len(INTEGERS), rows), np.float32)
+    integers = np.floor(np.exp(_LOG_MEAN + _LOG_STD * normal)) - _SHIFT
+    integers[rng.random(integers.shape, np.float32) < _INTEGER_GAPS] = np.nan
+    sizes = np.array(CARDINALITIES, np.int32)[:, None]
+    uniform = rng.random((len(CATEGORIES), rows), np.float32)
+    ids = np.minimum(np.exp(uniform * np.log(sizes + 1).astype(np.float32)).astype(np.int32), sizes) - 1
+    ids[rng.random(ids.shape, np.float32) < _CATEGORY_GAPS] = -1
+    return integers, ids
+
+
+def hex_names(category: int) -> pa.StringArray:
+    """The 8 hex digits that stand for each id of a category: a bijective mix (murmur3's) of category and id."""
+    x = np.arange(CARDINALITIES[category], dtype=np.uint32) + np.uint32(category << 16)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+    return pa.array([f"{value:08x}" for value in (x ^ (x >> np.uint32(16))).tolist()])
+
+
+class _Auc:
+    """AUC in bounded memory: scores fall into 2^18 bins over +-16; two in one bin count as a tie (error < 1e-5)."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros((2, _AUC_BINS), np.int64)
+
+    def add(self, scores: FloatArray, labels: npt.NDArray[np.bool_]) -> None:
+        """Count scores (rows,) with labels (rows,)."""
+        bins = ((scores + _AUC_RANGE) * (_AUC_BINS / (2 * _AUC_RANGE))).astype(np.int64).clip(0, _AUC_BINS - 1)
+        for label in (0, 1):
+            self.counts[label] += np.bincount(bins[labels == label], minlength=_AUC_BINS)
+
+    def value(self) -> float:
+        """The AUC of all rows so far; NaN where all labels are equal."""
+        negatives, positives = self.counts
+        below = negatives.cumsum() - negatives / 2
+        pairs = int(negatives.sum()) * int(positives.sum())
+        return float(positives @ below) / pairs if pairs else float("nan")
+
+
+def write_clicks(out: Path, rows: int = DEFAULT_ROWS, seed: int = 0, effects_seed: int = 0) -> Planted:
+    """Write `rows` clicks to `out` (gzip if it ends in .gz), replacing it at once when all are written.
+
+    Equal arguments give equal bytes. Files of equal `effects_seed` share the true model, whatever their `seed`.
+
+    Raises:
+        UserError: `rows` or a seed is out of range, or `out` cannot be written; nothing is left behind.
+    """
+    if rows < 1 or min(seed, effects_seed) < 0:
+        wrong = f"rows={rows}, seed={seed}, effects_seed={effects_seed}"
+        raise UserError(f"cannot write {wrong} to {out}: needs rows >= 1 and seeds >= 0; give others")
+    model, auc, names = PlantedModel(effects_seed), _Auc(), [hex_names(c) for c in range(len(CATEGORIES))]
+    options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
+    with _replacing(out) as file, tqdm(total=rows, unit="rows", unit_scale=True, disable=None) as progress:
+        for chunk, start in enumerate(range(0, rows, CHUNK_ROWS)):
+            rng = np.random.default_rng([seed, 0, chunk])
+            integers, ids = draw_values(rng, min(CHUNK_ROWS, rows - start))
+            logits = model.logits(integers, ids)
+            labels = rng.random(len(logits)) < 1 / (1 + np.exp(-logits.astype(np.float64)))
+            auc.add(logits, labels)
+            csv.write_csv(_to_table(labels, integers, ids, names), file, options)
+            progress.update(len(labels))
+    return Planted(rows, seed, effects_seed, float(auc.counts[1].sum() / rows), auc.value())
+
+
+def _to_table(
+    labels: npt.NDArray[np.bool_], integers: FloatArray, ids: IntArray, names: list[pa.StringArray]
+) -> pa.Table:
+    """One chunk as 40 columns: label, integers and hex names, null where missing."""
+    columns = [pa.array(labels.astype(np.int8))]
+    for values in integers:
+        missing = np.isnan(values)
+        columns.append(pa.array(np.where(missing, 0, values).astype(np.int32), mask=missing))
+    columns += [name.take(pa.array(values, mask=values < 0)) for name, values in zip(names, ids, strict=True)]
+    return pa.table(columns, names=["label", *INTEGERS, *CATEGORIES])
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[pa.NativeFile]:
+    """Open a temporary file beside `out`; rename it to `out` on success, remove it on any failure."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with pa.output_stream(temporary, compression="gzip" if out.suffix == ".gz" else None) as file:
+            yield file
+        temporary.replace(out)
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise UserError(f"{out}: cannot be written ({reason}); give a file in an existing, writable folder") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def oracle_logits(table: pa.Table | pa.RecordBatch, effects_seed: int = 0) -> FloatArray:
+    """The true logits, float32 (rows,), of raw rows with columns I1 to I13 (integers) and C1 to C26 (hex digits)."""
+    return _score(PlantedModel(effects_seed), [hex_names(c) for c in range(len(CATEGORIES))], table)

@@ -1,0 +1,173 @@
+"""Category values and their ids: hexadecimal digits to numbers, numbers to ids by a hash or by a vocabulary.
+
+A raw category column is uint32 with nulls where the value is missing. A missing value is a value of its own: it differs
+from every hexadecimal one.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+MISSING = 1 << 32
+"""What a missing value counts as before the hash: the first number that 8 hexadecimal digits cannot write."""
+Encoder = Callable[[pa.Array], pa.Array]
+_COMPACT_ROWS = 1 << 20
+
+
+def hexadecimal(column: pa.StringArray) -> pa.UInt32Array:
+    """Strings [n] of 0 to 8 hexadecimal digits as uint32 [n], null where empty.
+
+    Raises:
+        ValueError: another string is among them.
+    """
+    lengths = pc.binary_length(column).to_numpy()
+    empty = lengths == 0
+    if lengths.max() > 8:
+        raise ValueError("a category of more than 8 digits")
+    short = (lengths != 8) & ~empty
+    if short.any():  # padded, all of them have 8 bytes, the empty ones too
+        column, filled = pc.ascii_lpad(column, width=8, padding="0"), slice(None)
+    else:
+        filled = ~empty
+    _, offsets, data = column.buffers()
+    first, last = np.frombuffer(offsets, np.int32)[[0, len(column)]]
+    values = np.zeros(len(column), np.uint32)
+    if last > first:
+        values[filled] = _digits_to_values(np.frombuffer(data, np.uint8)[first:last].view("<u8"))
+    return pa.array(values, mask=empty)
+
+
+def _digits_to_values(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """Words [n] of 8 ASCII hexadecimal digits, the first in the lowest byte, as numbers uint32 [n].
+
+    All 8 bytes of a word are handled at once. A byte below 128 plus (128 - limit) has its top bit set if it is at least
+    the limit, and never carries into its neighbour.
+
+    Raises:
+        ValueError: a byte is no hexadecimal digit.
+    """
+    ones, tops = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+
+    def at_least(bytes_: npt.NDArray[np.uint64], limit: int) -> npt.NDArray[np.uint64]:
+        return bytes_ + ones * np.uint64(128 - limit)
+
+    lower = words | ones * np.uint64(0x20)
+    digit = at_least(words, 0x30) & ~at_least(words, 0x3A)
+    letter = at_least(lower, 0x61) & ~at_least(lower, 0x67)
+    if np.any(words & tops) or np.any((digit | letter) & tops != tops):
+        raise ValueError("a category that is no hexadecimal number")
+    value = (words & ones * np.uint64(0x0F)) + ((words >> np.uint64(6)) & ones) * np.uint64(9)
+    for shift, mask in ((4, 0x00FF00FF00FF00FF), (8, 0x0000FFFF0000FFFF), (16, 0x00000000FFFFFFFF)):
+        value = ((value << np.uint64(shift)) | (value >> np.uint64(2 * shift))) & np.uint64(mask)
+    return value.astype(np.uint32)
+
+
+def id_type(rows: int) -> pa.DataType:
+    """The type of a column of ids 0 to `rows` - 1: int32, or int64 where they need it."""
+    return pa.int32() if rows <= 1 << 31 else pa.int64()
+
+
+def hash_encoder(rows: int) -> Encoder:
+    """The map of raw values uint32 [n] to ids [n]: value modulo `rows`, in 64 bits; `MISSING` for a missing value."""
+
+    def encode(values: pa.UInt32Array) -> pa.Array:
+        numbers = pc.fill_null(values.cast(pa.uint64()), MISSING).to_numpy()
+        return pa.array(numbers % np.uint64(rows)).cast(id_type(rows))
+
+    return encode
+
+
+class ValueCounts:
+    """How often each value of one column was seen; memory grows with the distinct values, not with the rows."""
+
+    def __init__(self) -> None:
+        schema = pa.schema([("value", pa.uint32()), ("count", pa.int64())])
+        self._counts = schema.empty_table()
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+
+    def add(self, values: pa.Array) -> None:
+        """Count raw values uint32 [n]."""
+        found = pc.value_counts(values)
+        self._waiting.append(pa.table([found.field("values"), found.field("counts")], schema=self._counts.schema))
+        self._waiting_rows += len(found)
+        if self._waiting_rows > max(_COMPACT_ROWS, len(self._counts)):
+            self.table()
+
+    def table(self) -> pa.Table:
+        """Value (uint32, null where missing) and count (int64) of every value seen, in no particular order."""
+        if self._waiting:
+            every = pa.concat_tables([self._counts, *self._waiting])
+            summed = every.group_by("value", use_threads=False).aggregate([("count", "sum")])
+            self._counts = summed.rename_columns({"count_sum": "count"}).select(["value", "count"])
+            self._waiting, self._waiting_rows = [], 0
+        return self._counts
+
+
+class Vocabulary:
+    """Ids of one column: 0 for every value seen fewer than `min_count` times or never, the others from 1.
+
+    They are numbered by falling count, equal counts by rising value, a missing value before all others.
+    """
+
+    def __init__(self, counts: pa.Table, min_count: int) -> None:
+        kept = counts.filter(pc.field("count") >= min_count)
+        order = pc.sort_indices(kept, [("count", "descending", "at_end"), ("value", "ascending", "at_start")])
+        self.table = kept.take(order).combine_chunks()
+        self.rows = 1 + self.table.num_rows
+        self._values = self.table["value"].combine_chunks()
+
+    def encode(self, values: pa.Array) -> pa.Array:
+        """Raw values uint32 [n] as ids int32 [n]; each call costs time for the vocabulary, so give it many values."""
+        return pc.fill_null(pc.add(pc.index_in(values, value_set=self._values), 1), 0)
+
+    def write(self, path: Path) -> None:
+        """Write the kept values and their counts as Parquet: row i has id i + 1."""
+        pq.write_table(self.table, path, compression="zstd")
+
+
+@dataclass(frozen=True)
+class Coding:
+    """All category columns: their numbers of ids, and their encoders where raw values are not ids already."""
+
+    rows: dict[str, int]
+    encoders: dict[str, Encoder]
+
+    def encode(self, table: pa.Table, order: npt.NDArray[np.int64] | None, pool: Executor) -> pa.Table:
+        """The table with ids for raw values, its rows taken in `order` (int64 [rows]; None: as they are)."""
+        take = None if order is None else pa.array(order)
+
+        def column(name: str) -> pa.Array:
+            values = table[name].combine_chunks()
+            values = values if take is None else values.take(take)
+            return self.encoders[name](values) if name in self.encoders else values
+
+        return pa.table(list(pool.map(column, table.column_names)), names=table.column_names)
+
+
+class Counting:
+    """The value counts of all category columns, and then their vocabularies."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._counts = {name: ValueCounts() for name in names}
+
+    def add(self, table: pa.Table, pool: Executor) -> None:
+        """Count a table of training rows."""
+        list(pool.map(lambda name: self._counts[name].add(table[name]), self._counts))
+
+    def finish(self, min_count: int, folder: Path) -> Coding:
+        """Make the vocabularies, and write each as `folder`/COLUMN.parquet."""
+        folder.mkdir()
+        coding = Coding({}, {})
+        for name in list(self._counts):
+            vocabulary = Vocabulary(self._counts.pop(name).table(), min_count)
+            vocabulary.write(folder / f"{name}.parquet")
+            coding.rows[name], coding.encoders[name] = vocabulary.rows, vocabulary.encode
+        return coding

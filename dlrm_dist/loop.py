@@ -1,0 +1,165 @@
+"""The training loop: TorchRec's pipeline fed step by step, scored at intervals, reported by global rank 0."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from dlrm_dist.config import EvalSection, TrainSection
+from dlrm_dist.data.batch import ClickBatch
+from dlrm_dist.data.loader import SplitReader
+from dlrm_dist.data.order import EpochOrder
+from dlrm_dist.evaluate import evaluate
+from dlrm_dist.metrics import ClickMetrics
+from dlrm_dist.runfolder import RunFolder
+from dlrm_dist.runtime import Session
+from dlrm_dist.shard import ShardedTask
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which rows each step of the whole run trains on: the orders of its epochs, and the number of steps."""
+
+    orders: tuple[EpochOrder, ...]
+    total_steps: int
+
+    @staticmethod
+    def of(section: TrainSection, reader: SplitReader, drop_last: bool) -> "Schedule":
+        """The schedule of a run over the reader's split."""
+        orders = tuple(
+            reader.order(section.batch_size, section.seed, epoch, drop_last) for epoch in range(section.epochs)
+        )
+        steps = sum(order.num_steps for order in orders)
+        return Schedule(orders, min(steps, section.max_steps or steps))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch; all epochs have equally many."""
+        return self.orders[0].num_steps
+
+    def rows_after(self, step: int) -> int:
+        """Global rows trained on when `step` steps are done."""
+        epochs, rest = divmod(step, self.steps_per_epoch)
+        rows_per_epoch = self.orders[0].step_bounds(self.steps_per_epoch - 1)[1]
+        return epochs * rows_per_epoch + (self.orders[0].step_bounds(rest - 1)[1] if rest else 0)
+
+    def batches(self, reader: SplitReader) -> Iterator[ClickBatch]:
+        """The rank's batches of all epochs as one stream: the pipeline is not drained between epochs."""
+        stream = (batch for order in self.orders for batch in reader.batches(order))
+        return islice(stream, self.total_steps)
+
+
+class Stopwatch:
+    """Seconds spent training; evaluation is not counted."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self._started
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count what happens inside."""
+        before = self.seconds
+        yield
+        self._started = time.perf_counter() - before
+
+
+class Loop:
+    """Trains a sharded task by a schedule, and scores it."""
+
+    def __init__(
+        self,
+        here: Session,
+        sharded: ShardedTask,
+        schedule: Schedule,
+        run: RunFolder | None,
+        log_every: int,
+        evaluation: EvalSection,
+    ) -> None:
+        self._here, self._sharded, self._schedule, self._run = here, sharded, schedule, run
+        self._log_every, self._eval = log_every, evaluation
+        self._pipeline = TrainPipelineSparseDist(sharded.model, sharded.optimizer, here.device)
+        self._watch = Stopwatch()
+        self._marks = [(0, 0.0)]  # (step, training seconds) of each report
+
+    def run(self, train: SplitReader, valid: SplitReader) -> dict[str, Any]:
+        """Train to the end and score; returns the figures of the last score and of the training. Collective."""
+        total = self._schedule.total_steps
+        batches = self._schedule.batches(train)
+        loss = torch.zeros((), dtype=torch.float64, device=self._here.device)
+        scores = None
+        for step in range(1, total + 1):
+            loss += self._pipeline.progress(batches)[0]
+            if step % self._log_every == 0 or step == total:
+                self._report(step, loss)
+                loss.zero_()
+            if self._is_scored(step):
+                with self._watch.paused():
+                    scores = self._score(step, valid)
+        if scores is None:
+            raise ValueError("a schedule has at least one step")
+        return self._result(scores)
+
+    def _is_scored(self, step: int) -> bool:
+        ends = step == self._schedule.total_steps or step % self._schedule.steps_per_epoch == 0
+        return ends or (self._eval.every > 0 and step % self._eval.every == 0)
+
+    def _score(self, step: int, valid: SplitReader) -> ClickMetrics:
+        """Evaluate without the pipeline, whose batches in flight stay where they are."""
+        model = self._pipeline.detach()
+        scores = evaluate(model, valid, self._eval.batch_size, self._here.device)
+        self._pipeline.attach(model)
+        self._write({"step": step, "split": valid.split, **scores.as_dict()})
+        self._say(
+            f"step {step}: {valid.split} auc {scores.auc:.5f} log loss {scores.log_loss:.5f} ne {scores.ne:.5f} "
+            f"accuracy {scores.accuracy:.5f} ({scores.rows:.0f} rows)"
+        )
+        return scores
+
+    def _report(self, step: int, loss_sum: torch.Tensor) -> None:
+        """The mean loss since the last report, the speed, and the time left. Collective."""
+        loss = loss_sum / self._here.world_size
+        dist.all_reduce(loss)
+        last_step, last_seconds = self._marks[-1]
+        seconds = self._watch.seconds
+        self._marks.append((step, seconds))
+        rows = self._schedule.rows_after(step)
+        rate = (rows - self._schedule.rows_after(last_step)) / (seconds - last_seconds)
+        total = self._schedule.total_steps
+        left = timedelta(seconds=round((self._schedule.rows_after(total) - rows) / rate))
+        mean_loss = loss.item() / (step - last_step)  # waits for the device, once a report
+        self._write({"step": step, "split": "train", "samples": rows, "loss": mean_loss, "samples_per_s": rate})
+        self._say(f"step {step}/{total} loss {mean_loss:.5f} {rate:,.0f} samples/s, {left} left")
+
+    def _result(self, scores: ClickMetrics) -> dict[str, Any]:
+        """The final figures; the speed leaves out the first report, which holds warm-up, where there are others."""
+        total = self._schedule.total_steps
+        step, seconds = self._marks[1] if len(self._marks) > 2 else self._marks[0]
+        rows = self._schedule.rows_after(total) - self._schedule.rows_after(step)
+        return {
+            **scores.as_dict(),
+            "split": self._eval.split,
+            "steps": total,
+            "samples": self._schedule.rows_after(total),
+            "samples_per_s": rows / (self._marks[-1][1] - seconds),
+            "train_seconds": self._watch.seconds,
+        }
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._run:
+            self._run.report(line)
+
+    def _say(self, line: str) -> None:
+        if self._here.is_main:
+            print(line, flush=True)

@@ -1,0 +1,1 @@
+"""Models as plain modules: nothing distributed in here."""

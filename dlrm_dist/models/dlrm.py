@@ -1,0 +1,97 @@
+"""DLRM: Naumov et al., "Deep Learning Recommendation Model for Personalization and Recommendation Systems",
+arXiv 1906.00091.
+
+Shape suffixes: B batch, N dense features, F embedding features, D embedding dim, V = F + 1 vectors that interact.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+
+class MLP(nn.Sequential):
+    """Linear layers, each with a ReLU behind it but, when `logit` is set, the last."""
+
+    def __init__(self, in_features: int, widths: Sequence[int], logit: bool = False) -> None:
+        layers: list[nn.Module] = []
+        for width in widths:
+            layers += [nn.Linear(in_features, width), nn.ReLU()]
+            in_features = width
+        super().__init__(*(layers[:-1] if logit else layers))
+
+
+class DotInteraction(nn.Module):
+    """All pairwise dot products of the dense vector and the embeddings, behind the dense vector."""
+
+    pairs: Tensor
+
+    def __init__(self, num_embeddings: int) -> None:
+        super().__init__()
+        vectors = num_embeddings + 1
+        self.num_pairs = vectors * (vectors - 1) // 2
+        rows, columns = zip(*((i, j) for i in range(vectors) for j in range(i + 1, vectors)), strict=True)
+        flat = torch.tensor(rows, device="cpu") * vectors + torch.tensor(columns, device="cpu")
+        self.register_buffer("pairs", flat, persistent=False)
+
+    def forward(self, dense_BD: Tensor, sparse_F_BD: Sequence[Tensor]) -> Tensor:
+        """Float [B, D] and F tensors [B, D] to [B, D + V (V - 1) / 2]: the strict upper triangle of the Gram matrix."""
+        vectors_BVD = torch.cat([dense_BD, *sparse_F_BD], dim=1).unflatten(1, (-1, dense_BD.shape[1]))
+        gram_BVV = torch.bmm(vectors_BVD, vectors_BVD.transpose(1, 2))
+        pairs = gram_BVV.flatten(1).index_select(1, self.pairs)
+        return torch.cat([dense_BD, pairs], dim=1)
+
+
+class DLRM(nn.Module):
+    """Bottom MLP, embedding bags (sum pooling), pairwise dot interaction, top MLP; returns logits."""
+
+    def __init__(
+        self,
+        num_dense: int,
+        tables: Sequence[EmbeddingBagConfig],
+        bottom_mlp: Sequence[int],
+        top_mlp: Sequence[int],
+        tables_device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        self.features = [feature for table in tables for feature in table.feature_names]
+        self.bottom_mlp = MLP(num_dense, bottom_mlp)
+        self.embeddings = EmbeddingBagCollection(tables=list(tables), device=tables_device)
+        self.interaction = DotInteraction(len(self.features))
+        self.top_mlp = MLP(tables[0].embedding_dim + self.interaction.num_pairs, top_mlp, logit=True)
+
+    def forward(self, dense_BN: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
+        """Float [B, N] and a jagged tensor of F keys to logits, float [B]."""
+        dense_BD = self.bottom_mlp(dense_BN)
+        # By name: a sharded collection orders its output by sharding type, not as the tables were given.
+        sparse_BD = self.embeddings(sparse).to_dict()
+        return self.top_mlp(self.interaction(dense_BD, [sparse_BD[name] for name in self.features])).squeeze(1)
+
+
+def table_configs(features: Sequence[tuple[str, int]], embedding_dim: int) -> list[EmbeddingBagConfig]:
+    """One table named `t_<feature>` for each (feature, rows), initialised U(+-sqrt(1 / rows)) as the paper's code is."""
+    return [
+        EmbeddingBagConfig(
+            name=f"t_{feature}",
+            embedding_dim=embedding_dim,
+            num_embeddings=rows,
+            feature_names=[feature],
+            pooling=PoolingType.SUM,
+            weight_init_min=-math.sqrt(1 / rows),
+            weight_init_max=math.sqrt(1 / rows),
+        )
+        for feature, rows in features
+    ]
+
+
+def init_mlps(model: nn.Module, generator: torch.Generator) -> None:
+    """Initialise each Linear as the paper's code does: W ~ N(0, sqrt(2 / (in + out))), b ~ N(0, sqrt(1 / out))."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            fan_out, fan_in = module.weight.shape
+            nn.init.normal_(module.weight, std=math.sqrt(2 / (fan_in + fan_out)), generator=generator)
+            nn.init.normal_(module.bias, std=math.sqrt(1 / fan_out), generator=generator)

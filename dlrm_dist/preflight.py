@@ -1,0 +1,70 @@
+"""What can be refused before any rank starts: the config, the data, and whether they fit the number of ranks."""
+
+from collections.abc import Sequence
+
+from dlrm_dist import config as config_module
+from dlrm_dist import optim, runfolder, runtime
+from dlrm_dist.config import Config
+from dlrm_dist.data import planted
+from dlrm_dist.data.schema import DatasetInfo, read_info
+from dlrm_dist.errors import UserError
+
+
+def check(arguments: Sequence[str], world_size: int) -> None:
+    """Check a training command line for `world_size` ranks, on one process, without starting anything.
+
+    Raises:
+        UserError: the run would be refused.
+    """
+    if {"-h", "--help"} & set(arguments):
+        return
+    config = config_module.load(arguments)
+    validate(config, world_size)
+    if planted.is_wanted(config.data):
+        return
+    validate_data(config, read_info(config.data.path), world_size)
+
+
+def validate(config: Config, world_size: int) -> None:
+    """Check what needs no data.
+
+    Raises:
+        UserError: a rank would get no row of a batch; the optimizer is not for this device; the run's name is taken.
+    """
+    for key, batch_size in (("train", config.train.batch_size), ("eval", config.eval.batch_size)):
+        if batch_size < world_size:
+            raise UserError(
+                f"{key}.batch_size is {batch_size}, the global batch of {world_size} ranks: each needs a row at least; "
+                f"use {world_size} or more, or fewer ranks"
+            )
+    device = runtime.choose_device(config.runtime.device, 0, runtime.local_world_size())
+    optim.check_device(config.optimizer, device.type)
+    if runtime.global_rank() == 0:
+        runfolder.check(config.run)
+
+
+def validate_data(config: Config, info: DatasetInfo, world_size: int) -> None:
+    """Check that a dataset serves the run.
+
+    Raises:
+        UserError: a split is missing or has too few rows; more ranks than lanes.
+    """
+    path = config.data.path
+    for name in ("train", config.eval.split):
+        if name not in info.splits:
+            raise UserError(f"{path}: has no split {name!r}; it has {', '.join(info.splits)} (eval.split chooses one)")
+        if info.splits[name].rows < world_size:
+            raise UserError(
+                f"{path}: split {name} has {info.splits[name].rows} rows, too few for one batch on each of "
+                f"{world_size} ranks; use more data or fewer ranks"
+            )
+    if world_size > info.lanes:
+        raise UserError(
+            f"{path}: is written in {info.lanes} lanes and serves at most as many ranks, not {world_size}; "
+            "start fewer ranks, or prepare it with more lanes"
+        )
+    if config.data.last_batch == "drop" and info.splits["train"].rows < config.train.batch_size:
+        raise UserError(
+            f"{path}: split train has {info.splits['train'].rows} rows, less than one batch of "
+            f'{config.train.batch_size}, and data.last_batch is "drop"; use "pad", or a smaller train.batch_size'
+        )

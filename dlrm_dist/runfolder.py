@@ -1,0 +1,83 @@
+"""What a run leaves behind, written by global rank 0: config, plan, environment, metrics, result."""
+
+import json
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torchrec.distributed.types import ShardingPlan
+
+from dlrm_dist import __version__
+from dlrm_dist.config import Config, RunSection
+from dlrm_dist.errors import UserError
+from dlrm_dist.planning import plan_file
+from dlrm_dist.runtime import Session
+
+_PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchx", "pyarrow", "numpy")
+
+
+def check(section: RunSection) -> None:
+    """Refuse a run's name that is taken.
+
+    Raises:
+        UserError: its folder exists.
+    """
+    if section.name and (section.folder / section.name).exists():
+        raise UserError(f"{section.folder / section.name}: a run is there already; choose another --run.name")
+
+
+class RunFolder:
+    """A run's folder; made new, never shared with another run."""
+
+    def __init__(self, section: RunSection) -> None:
+        name = section.name or time.strftime("%Y%m%d-%H%M%S")
+        self.path = section.folder / name
+        number = 1
+        while True:
+            try:
+                self.path.mkdir(parents=True)
+                return
+            except FileExistsError:
+                check(section)
+                number += 1
+                self.path = section.folder / f"{name}-{number}"
+            except OSError as error:
+                raise UserError(f"{self.path}: cannot be made: {error.strerror}; choose another --run.folder") from None
+
+    def start(self, config: Config, plan: ShardingPlan, session: Session) -> None:
+        """Write what it takes to run it again."""
+        config.write(self.path / "config.toml")
+        plan_file.write(plan, self.path / "plan.json")
+        self.write_json("environment.json", _environment(session))
+
+    def report(self, line: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def write_json(self, name: str, values: dict[str, Any]) -> None:
+        """Write a JSON file whole or not at all."""
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(json.dumps(values, indent=1) + "\n")
+        temporary.replace(self.path / name)
+
+
+def _environment(session: Session) -> dict[str, Any]:
+    packages = {}
+    for package in _PACKAGES:
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "dlrm_dist": __version__,
+        "python": platform.python_version(),
+        "packages": packages,
+        "platform": platform.platform(),
+        "device": str(session.device),
+        "world_size": session.world_size,
+        "local_world_size": session.local_world_size,
+        "threads": session.threads,
+    }

@@ -1,0 +1,121 @@
+"""The process group, ranks, device, threads: everything of a run that belongs to the machine, as one context manager."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from dlrm_dist.config import RuntimeSection
+from dlrm_dist.errors import UserError
+
+
+@dataclass(frozen=True)
+class Session:
+    """This process's place in the run. Global rank 0 is the one that speaks and writes."""
+
+    global_rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+    threads: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is global rank 0."""
+        return self.global_rank == 0
+
+
+def global_rank() -> int:
+    """The global rank that the launcher gave this process, 0 without a launcher."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """The number of ranks that the launcher started, 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_world_size() -> int:
+    """The number of ranks on this host, 1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def choose_device(name: str, local_rank: int, ranks_on_host: int) -> torch.device:
+    """The device of a rank.
+
+    Raises:
+        UserError: CUDA was asked for and this host has fewer GPUs than ranks.
+    """
+    gpus = torch.cuda.device_count()
+    if name == "cuda" and gpus < ranks_on_host:
+        raise UserError(
+            f"runtime.device is cuda, but this host has {gpus} GPUs for {ranks_on_host} ranks; "
+            "start fewer ranks, or use --runtime.device cpu"
+        )
+    if name == "cuda" or (name == "auto" and gpus >= ranks_on_host > 0):
+        return torch.device("cuda", local_rank)
+    return torch.device("cpu")
+
+
+def choose_threads(threads: int | str, ranks_on_host: int) -> int:
+    """Compute threads of a rank: as told, or the cores this process may use divided among the host's ranks."""
+    if isinstance(threads, int):
+        return threads
+    return max(1, len(os.sched_getaffinity(0)) // ranks_on_host)
+
+
+def quiet_libraries() -> None:
+    """Keep notices of libraries that a user cannot act on off the console; their errors still show."""
+    for name in ("torchrec", "torch.fx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchrec|torch\.distributed")
+
+
+@contextmanager
+def session(section: RuntimeSection) -> Iterator[Session]:
+    """Join the process group, and leave it in order.
+
+    Works under torchrun and without a launcher (then one rank). Collective: every rank must enter it.
+    """
+    quiet_libraries()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    os.environ.setdefault("LOCAL_WORLD_SIZE", "1")  # TorchRec reads it to tell hosts apart
+    device = choose_device(section.device, local_rank, local_world_size())
+    threads = choose_threads(section.threads, local_world_size())
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        backend="nccl" if device.type == "cuda" else "gloo",
+        store=_store(timedelta(seconds=section.timeout_s)),
+        rank=global_rank(),
+        world_size=world_size(),
+        timeout=timedelta(seconds=section.timeout_s),
+    )
+    yield Session(global_rank(), world_size(), local_rank, local_world_size(), device, threads)
+    # Only on the good way out: without the barrier a rank that leaves early aborted others (2 of 5 good runs of 4
+    # ranks); after an exception a barrier would wait for ranks that never come.
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _store(timeout: timedelta) -> dist.Store:
+    """The launcher's store, prefixed by the restart count: with a plain one, 5 of 8 restarts after SIGKILL failed."""
+    if "MASTER_ADDR" not in os.environ:
+        return dist.HashStore()
+    hosted_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        world_size(),
+        is_master=global_rank() == 0 and not hosted_by_agent,
+        timeout=timeout,
+    )
+    return dist.PrefixStore(f"try{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

@@ -1,0 +1,150 @@
+"""THE place where parallelism is applied: fused optimizer, then DistributedModelParallel, then one combined optimizer."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.types import ShardingEnv, ShardingPlan, ShardingType
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from dlrm_dist.optim import Optimizer
+from dlrm_dist.planning.planner import Sharder
+
+_INIT_BLOCK_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class ShardedTask:
+    """A model whose tables are sharded and whose rest is replicated, with the optimizer of its dense part.
+
+    The tables' own optimizer runs inside the backward; `optimizer.step()` updates what is replicated.
+    """
+
+    model: DistributedModelParallel
+    optimizer: CombinedOptimizer
+
+
+def shard(
+    task: nn.Module,
+    plan: ShardingPlan,
+    device: torch.device,
+    sparse: Callable[[], Optimizer],
+    dense: Callable[[], Optimizer],
+    seed: int,
+) -> ShardedTask:
+    """Shard `task`, whose tables are on the meta device, by `plan`, and initialise the tables. Collective.
+
+    Args:
+        task: the module to train.
+        plan: a place for each table.
+        device: this rank's device.
+        sparse: gives the tables' optimizer.
+        dense: gives the other parameters' optimizer.
+        seed: of the tables' initial weights, which depend on neither the plan nor the world size.
+    """
+    replicated = _data_parallel_tables(plan)
+    configs = _table_configs(task)
+    for name, parameter in _table_parameters(task):
+        if name not in replicated:  # TorchRec's data-parallel tables have no fused kernel
+            optimizer_class, arguments = sparse()
+            apply_optimizer_in_backward(optimizer_class, [parameter], arguments)
+    model = DistributedModelParallel(
+        module=task,
+        env=ShardingEnv.from_process_group(dist.group.WORLD),
+        device=device,
+        plan=plan,
+        sharders=[Sharder()],
+    )
+    _init_tables(model, configs, seed)
+    return ShardedTask(model, _combine(model, sparse, dense))
+
+
+def _combine(
+    model: DistributedModelParallel, sparse: Callable[[], Optimizer], dense: Callable[[], Optimizer]
+) -> CombinedOptimizer:
+    """The fused optimizer, one for replicated tables (as the other tables have), and the dense one."""
+    parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
+    is_table = {name: "embedding_bags." in name for name in parameters}
+    optimizers = [model.fused_optimizer]
+    for wanted, make in ((True, sparse), (False, dense)):
+        chosen = {name: p for name, p in parameters.items() if is_table[name] is wanted}
+        if chosen:
+            optimizer_class, arguments = make()
+            wrapper = KeyedOptimizerWrapper(chosen, lambda p, c=optimizer_class, a=arguments: c(p, **a))
+            optimizers.append(wrapper)
+    return CombinedOptimizer(optimizers)
+
+
+def _data_parallel_tables(plan: ShardingPlan) -> set[str]:
+    return {
+        name
+        for module in plan.plan.values()
+        for name, sharding in module.items()
+        if sharding.sharding_type == ShardingType.DATA_PARALLEL.value
+    }
+
+
+def _table_configs(task: nn.Module) -> dict[str, EmbeddingBagConfig]:
+    return {
+        config.name: config
+        for module in task.modules()
+        if isinstance(module, EmbeddingBagCollection)
+        for config in module.embedding_bag_configs()
+    }
+
+
+def _table_parameters(task: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    for module in task.modules():
+        if isinstance(module, EmbeddingBagCollection):
+            for name, bag in module.embedding_bags.items():
+                yield name, bag.weight
+
+
+def _init_tables(model: nn.Module, configs: dict[str, EmbeddingBagConfig], seed: int) -> None:
+    """Fill each rank's shards with uniform values that depend on (seed, table, row, column) alone."""
+    numbers = {name: number for number, name in enumerate(configs)}
+    for key, value in model.state_dict().items():
+        name = key.split(".")[-2]
+        if name not in configs or not key.endswith(".weight"):
+            continue
+        for (row, column), local in _local_parts(value):
+            _fill(local, row, column, configs[name], seed, numbers[name])
+
+
+def _local_parts(value: Tensor | ShardedTensor) -> list[tuple[tuple[int, int], Tensor]]:
+    """This rank's parts of a table, with the row and the column at which each begins."""
+    if isinstance(value, ShardedTensor):
+        return [
+            ((shard.metadata.shard_offsets[0], shard.metadata.shard_offsets[1]), shard.tensor)
+            for shard in value.local_shards()
+        ]
+    return [((0, 0), value)]
+
+
+def _fill(local: Tensor, first_row: int, column: int, config: EmbeddingBagConfig, seed: int, number: int) -> None:
+    """Whole blocks of rows are drawn, each from a generator of its own, and the part that lies here is kept."""
+    low, high = config.get_weight_init_min(), config.get_weight_init_max()
+    rows, columns = local.shape
+    for block in range(first_row // _INIT_BLOCK_ROWS, -(-(first_row + rows) // _INIT_BLOCK_ROWS)):
+        start = block * _INIT_BLOCK_ROWS
+        height = min(_INIT_BLOCK_ROWS, config.num_embeddings - start)
+        generator = torch.Generator().manual_seed(_seed(seed, number, block))
+        values = torch.empty(height, config.embedding_dim).uniform_(low, high, generator=generator)
+        begin, end = max(start, first_row), min(start + height, first_row + rows)
+        part = values[begin - start : end - start, column : column + columns]
+        with torch.no_grad():
+            local[begin - first_row : end - first_row].copy_(part)
+
+
+def _seed(*numbers: int) -> int:
+    """A well-mixed seed of several numbers, the same on every machine."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

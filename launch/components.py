@@ -1,0 +1,108 @@
+"""The project's `dist` components for torchx: torchx's own, and `dist.ddp` takes the script as first argument too.
+
+`ddp` finds a user's mistakes before any rank starts: a script's exit code 2 would come out of torchrun as 1, under a
+traceback of the launcher. torchx lists this module's functions as components, so it imports modules, not functions.
+"""
+
+import functools
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torchx.components import dist
+from torchx.specs import AppDef
+
+from dlrm_dist.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN_SCRIPT = ROOT / "launch" / "train.py"
+TRAIN_MODULE = "launch.train"
+
+
+# functools.wraps: torchx builds its command line from the signature and the help, which stay those of torchx.
+@functools.wraps(dist.ddp)
+def ddp(*script_args: str, **options: Any) -> AppDef:
+    """Starts a script, or a module with -m, as nodes x ranks processes through torchrun."""
+    script_args, options = _named_script(script_args, options)
+    script, m = options.get("script"), options.get("m")
+    world_size = _world_size(options.get("j", "1x2"))
+    _check_script(script, m)
+    if _trains(script, m):
+        _check_training(list(script_args), world_size)
+    _put_torchrun_on_path()
+    env = dict(options.get("env") or {})
+    # torchrun sets 1 too, with a warning; the ranks choose their threads when they know how many share the machine.
+    env.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    try:
+        return dist.ddp(*script_args, **{**options, "env": env})
+    except (KeyError, ValueError) as error:  # an unknown -h, or --mounts or --name of the wrong form
+        _user_error(str(error.args[0]))
+
+
+ddp.__doc__ = (dist.ddp.__doc__ or "").replace(
+    "script_args: arguments to the main module",
+    "script_args: the script, unless --script or -m names it, and its arguments",
+)
+
+
+@functools.wraps(dist.spmd)
+def spmd(*args: str, **options: Any) -> AppDef:
+    """Is torchx's own, which checks no script: also for scripts that exist only inside an image."""
+    _put_torchrun_on_path()
+    return dist.spmd(*args, **options)
+
+
+def _named_script(script_args: tuple[str, ...], options: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Moves the script from the arguments to the options, if neither --script nor -m is given."""
+    if options.get("script") is not None or options.get("m") is not None:
+        return script_args, options
+    if not script_args:
+        _user_error("no script given; say which, as in: dist.ddp -j 1x2 launch/train.py")
+    return script_args[1:], {**options, "script": script_args[0]}
+
+
+def _user_error(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _world_size(j: str) -> int:
+    try:
+        min_nodes, max_nodes, ranks_per_node, _ = dist.parse_nnodes(j)
+    except ValueError:
+        min_nodes = max_nodes = ranks_per_node = 0
+    if not (1 <= min_nodes <= max_nodes and ranks_per_node >= 1):
+        _user_error(f"-j is {j!r}; allowed: 4 (ranks), 1x4 (nodes x ranks on each) or 1:2x4 (least:most nodes x ranks)")
+    return int(max_nodes * ranks_per_node)
+
+
+def _check_script(script: Any, m: Any) -> None:
+    if script is not None and m is not None:
+        _user_error(f"--script {script} and -m {m} exclude each other; give one of them")
+    if script is not None and not Path(script).is_file():
+        _user_error(f"no such script: {script}; it is looked for from {Path.cwd()}")
+
+
+def _trains(script: Any, m: Any) -> bool:
+    return m == TRAIN_MODULE or (script is not None and Path(script).resolve() == TRAIN_SCRIPT)
+
+
+def _check_training(script_args: list[str], world_size: int) -> None:
+    from dlrm_dist.preflight import check  # here, because it imports torch, which other components do not need
+
+    try:
+        check(script_args, world_size)
+    except UserError as error:
+        _user_error(str(error))
+
+
+def _put_torchrun_on_path() -> None:
+    """Makes the torchrun beside this torchx the first one on PATH, so that `.venv/bin/torchx` needs no activation.
+
+    In this process's environment, which the local schedulers hand on, and not in the role, which others would ship.
+    """
+    folder = str(Path(sys.executable).parent)
+    paths = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if Path(folder, "torchrun").exists() and paths[0] != folder:
+        os.environ["PATH"] = os.pathsep.join([folder, *(path for path in paths if path != folder)])
