@@ -53,9 +53,7 @@ def _build(config: Config, info: DatasetInfo, here: Session, schedule: Schedule,
     features = [(category.name, category.rows) for category in info.categories]
     task = ClickTask(build_model(config.model, len(info.dense), features, config.train.seed, here.device))
     per_rank_batch_size = schedule.orders[0].per_rank_batch_size(here.world_size)
-    plan = make_plan(
-        task, config.sharding, here.device, here.world_size, here.local_world_size, per_rank_batch_size
-    )
+    plan = make_plan(task, config.sharding, here.device, here.world_size, here.local_world_size, per_rank_batch_size)
     if run:
         run.start(config, plan, here)
         print("\n".join(plan_file.summary(plan)), flush=True)

@@ -199,6 +199,4 @@ class SplitReader:
             length_per_key=[count] * num_categories,
         )
         scale = torch.tensor(self.world_size / global_rows)
-        return ClickBatch(
-            torch.from_numpy(dense), sparse, torch.from_numpy(labels), torch.from_numpy(weights), scale
-        )
+        return ClickBatch(torch.from_numpy(dense), sparse, torch.from_numpy(labels), torch.from_numpy(weights), scale)

@@ -199,7 +199,9 @@ def _shown(field: bytes) -> str:
 
 
 _KAGGLE_FIELDS = [(LABEL, re.compile(rb"[01]"), "label", "0 or 1")]
-_KAGGLE_FIELDS += [(name, re.compile(rb"(-?[0-9]{1,18})?"), "integer", "an integer or nothing") for name in DENSE]
+_KAGGLE_FIELDS += [
+    (name, re.compile(rb"(-?[0-9]{1,18})?"), "integer", "an integer of at most 18 digits, or nothing") for name in DENSE
+]
 _KAGGLE_FIELDS += [
     (name, re.compile(rb"[0-9a-fA-F]{0,8}"), "hexadecimal number", "0 to 8 digits of 0-9, a-f, A-F")
     for name in CATEGORIES
@@ -220,8 +222,9 @@ def _kaggle_fault(line: bytes) -> str | None:
     return None
 
 
+_FLOAT_MAX = float(np.finfo(np.float32).max)
 _SLOT_TOKEN = re.compile(
-    rb"(?P<click>click:[01])|(?P<dense>dense_feature:[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)"
+    rb"(?P<click>click:[01])|(?P<dense>dense_feature:(?P<number>[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?))"
     rb"|(?P<slot>[1-9]|1[0-9]|2[0-6]):(?P<id>[0-9]{1,18})"
 )
 
@@ -230,15 +233,15 @@ def _slot_fault(line: bytes) -> str | None:
     seen: Counter[str] = Counter()
     for position, token in enumerate(line.split(), 1):
         match = _SLOT_TOKEN.fullmatch(token)
-        if not match or int(match["id"] or 0) >= SLOT_ROWS:
+        if not match or int(match["id"] or 0) >= SLOT_ROWS or abs(float(match["number"] or 0)) > _FLOAT_MAX:
             return (
                 f"token {position}: {_shown(token)} is no feature; allowed: click:0, click:1, dense_feature:NUMBER, "
                 f"SLOT:ID with slots 1 to 26 and ids 0 to {SLOT_ROWS - 1}"
             )
         seen["click" if match["click"] else "dense_feature" if match["dense"] else match["slot"].decode()] += 1
     for name, allowed in (("click", 1), ("dense_feature", len(DENSE))):
-        if seen.pop(name, 0) != allowed:
-            return f"not {allowed} {name} tokens; allowed: exactly {allowed}"
+        if (tokens := seen.pop(name, 0)) != allowed:
+            return f"{tokens} {name} tokens; allowed: exactly {allowed}"
     twice = next((slot for slot, ids in seen.items() if ids > 1), None)
     return (
         twice and f"slot {twice} has {seen[twice]} ids: multi-hot slots are not supported yet; allowed: one id a slot"

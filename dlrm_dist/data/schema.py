@@ -104,4 +104,6 @@ def part_metadata(path: Path) -> pq.FileMetaData:
     try:
         return pq.read_metadata(path)
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from these two
-        raise UserError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}; prepare it again") from None
+        raise UserError(
+            f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}; prepare it again"
+        ) from None

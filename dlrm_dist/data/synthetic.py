@@ -11,10 +11,12 @@ known, so is the best AUC that any model can reach on these rows, up to luck: th
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,20 +30,20 @@ from dlrm_dist.errors import UserError
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
-DEFAULT_ROWS = 1_000_000
+DEFAULT_ROWS = 1_200_000
 """Enough to learn the pairwise effects in two to three passes, see `PAIRS`."""
 CHUNK_ROWS = 100_000
 """Rows drawn and written at a time; a part of the file's definition, as each chunk has its own random generator."""
 INTEGERS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
-CARDINALITIES = (40, 25, 30, 30, 50, 20, 100, 200, 60)
+CARDINALITIES = (40, 25, 30, 30, 50, 20, 60, 100, 40)
 CARDINALITIES += (10_000, 3, 12, 20, 8, 30, 15, 25, 30_000, 10, 40, 5, 20, 50, 12, 30, 4)
 """Ids of each category. The first 9 carry the signal, the others are noise that a model must learn to ignore."""
 PAIRS = ((0, 1), (2, 3), (4, 5))
 """Categories with pairwise effects: few ids, so that most pairs of ids are seen often in `DEFAULT_ROWS` rows."""
 SINGLES = range(6, 9)
 """Categories with an effect per id."""
-PAIR_STD, SINGLE_STD, INTEGER_STD = 0.50, 0.6, 0.40
+PAIR_STD, SINGLE_STD, INTEGER_STD = 0.58, 0.70, 0.25
 """Standard deviation, in the logit, of each pair's, each single category's and each of 5 integers' effects."""
 RANK = 2
 CLICK_RATE = 0.26
@@ -50,8 +52,8 @@ _LOG_MEAN = np.linspace(0.5, 4.5, 13, dtype=np.float32)[:, None]
 _LOG_STD = np.linspace(0.8, 1.4, 13, dtype=np.float32)[:, None]
 _SHIFT = np.array([0, 3, 0, 1, 0, 0, 0, 1, 0, 0, 2, 0, 0], np.float32)[:, None]
 _INTEGER_GAPS = np.array([0.4, 0, 0.2, 0.2, 0.03, 0.2, 0.04, 0, 0.04, 0.4, 0.04, 0.7, 0.2], np.float32)[:, None]
-_CATEGORY_GAPS = np.array([0.8 if n >= 10_000 else 0.02 for n in CARDINALITIES], np.float32)[:, None]
-_SIGNAL_INTEGERS = slice(4, 7)
+_CATEGORY_GAPS = np.array([0.9 if n >= 10_000 else 0.02 for n in CARDINALITIES], np.float32)[:, None]
+_SIGNAL_INTEGERS = slice(6, 9)
 _AUC_RANGE, _AUC_BINS = 16.0, 1 << 18
 
 
@@ -71,7 +73,7 @@ class PlantedModel:
 
     def __init__(self, seed: int = 0) -> None:
         rng = np.random.default_rng([seed, 1])
-        self.phases = rng.uniform(-1, 1, _LOG_MEAN[_SIGNAL_INTEGERS].shape).astype(np.float32)
+        self.phases = rng.uniform(-0.5, 0.5, _LOG_MEAN[_SIGNAL_INTEGERS].shape).astype(np.float32)
         self.singles = {c: SINGLE_STD * _standardised(rng, c, 1) for c in SINGLES}
         self.pairs = {}
         for a, b in PAIRS:
@@ -204,5 +206,65 @@ def _replacing(out: Path) -> Iterator[pa.NativeFile]:
 
 
 def oracle_logits(table: pa.Table | pa.RecordBatch, effects_seed: int = 0) -> FloatArray:
-    """The true logits, float32 (rows,), of raw rows with columns I1 to I13 (integers) and C1 to C26 (hex digits)."""
-    return _score(PlantedModel(effects_seed), [hex_names(c) for c in range(len(CATEGORIES))], table)
+    """The true logits, float32 (rows,), of raw rows with columns I1 to I13 (integers) and C1 to C26 (hex digits).
+
+    Raises:
+        UserError: a category's value is none that `write_clicks` writes.
+    """
+    return _raw_logits(PlantedModel(effects_seed), [hex_names(c) for c in range(len(CATEGORIES))], table)
+
+
+def _raw_logits(model: PlantedModel, names: list[pa.StringArray], table: pa.Table | pa.RecordBatch) -> FloatArray:
+    """The model's logits, float32 (rows,), of raw rows; `names` are all ids' hex digits by category."""
+    integers = np.stack([_numpy(table[name].cast(pa.float32()), np.nan) for name in INTEGERS])
+    ids = np.empty((len(CATEGORIES), table.num_rows), np.int32)
+    for c, name in enumerate(CATEGORIES):
+        found = pc.index_in(table[name], value_set=names[c])
+        written = pc.sum(pc.greater(pc.utf8_length(table[name]), 0)).as_py() or 0
+        if len(found) - found.null_count != written:
+            raise UserError(f"column {name}: holds values that were not planted; give clicks that `synth` wrote")
+        ids[c] = _numpy(found, -1)
+    return model.logits(integers.astype(np.float32), ids)
+
+
+def _numpy(column: pa.Array | pa.ChunkedArray, missing: float) -> npt.NDArray[Any]:
+    """A numeric column as NumPy array (rows,) with nulls replaced."""
+    return pc.fill_null(column, missing).to_numpy()
+
+
+def best_auc(path: Path, effects_seed: int = 0, rows: slice | None = None) -> float:
+    """The best reachable AUC of the lines `rows.start` to `rows.stop` (not negative, no step) of written clicks.
+
+    It is the AUC of the true logit, NaN where all labels are equal; the file is read in blocks.
+
+    Raises:
+        UserError: the file cannot be read, or it was not written by `write_clicks`.
+    """
+    wanted = rows or slice(None)
+    first, stop = wanted.start or 0, sys.maxsize if wanted.stop is None else wanted.stop
+    model, auc, names = PlantedModel(effects_seed), _Auc(), [hex_names(c) for c in range(len(CATEGORIES))]
+    seen = 0
+    try:
+        with _open_clicks(path) as reader:
+            for batch in reader:
+                kept = batch.slice(max(first - seen, 0), max(stop - max(seen, first), 0))
+                if kept.num_rows:
+                    auc.add(_raw_logits(model, names, kept), kept["label"].to_numpy() == 1)
+                seen += batch.num_rows
+                if seen >= stop:
+                    break
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as clicks ({reason}); write some: dlrm-dist synth") from None
+    return auc.value()
+
+
+def _open_clicks(path: Path) -> csv.CSVStreamingReader:
+    """Open raw clicks (.gz or not) as a stream of record batches of 40 columns; empty integers become null."""
+    types = {"label": pa.int8()} | {name: pa.int32() for name in INTEGERS} | {name: pa.string() for name in CATEGORIES}
+    return csv.open_csv(
+        path,
+        csv.ReadOptions(column_names=list(types), block_size=1 << 24),
+        csv.ParseOptions(delimiter="\t", quote_char=False),
+        csv.ConvertOptions(column_types=types),
+    )

@@ -19,6 +19,7 @@ MISSING = 1 << 32
 """What a missing value counts as before the hash: the first number that 8 hexadecimal digits cannot write."""
 Encoder = Callable[[pa.Array], pa.Array]
 _COMPACT_ROWS = 1 << 20
+_NO_DIGITS = 256
 
 
 def hexadecimal(column: pa.StringArray) -> pa.UInt32Array:
@@ -37,36 +38,36 @@ def hexadecimal(column: pa.StringArray) -> pa.UInt32Array:
     else:
         filled = ~empty
     _, offsets, data = column.buffers()
-    first, last = np.frombuffer(offsets, np.int32)[[0, len(column)]]
+    first, last = np.frombuffer(offsets, np.int32)[[column.offset, column.offset + len(column)]]
     values = np.zeros(len(column), np.uint32)
     if last > first:
-        values[filled] = _digits_to_values(np.frombuffer(data, np.uint8)[first:last].view("<u8"))
+        values[filled] = _digits_to_values(np.frombuffer(data, np.uint8)[first:last])
     return pa.array(values, mask=empty)
 
 
-def _digits_to_values(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
-    """Words [n] of 8 ASCII hexadecimal digits, the first in the lowest byte, as numbers uint32 [n].
+def _digit_pairs() -> npt.NDArray[np.uint16]:
+    """The value of two ASCII hexadecimal digits by the number of their two bytes, the first byte low: uint16 [65536]."""
+    digit = np.full(256, _NO_DIGITS, np.uint16)
+    for value in range(16):
+        digit[[ord(f"{value:x}"), ord(f"{value:X}")]] = value
+    pairs = digit[None, :] * np.uint16(16) + digit[:, None]  # [second, first]
+    pairs[np.maximum(digit[None, :], digit[:, None]) > 15] = _NO_DIGITS
+    return pairs.ravel()
 
-    All 8 bytes of a word are handled at once. A byte below 128 plus (128 - limit) has its top bit set if it is at least
-    the limit, and never carries into its neighbour.
+
+_PAIRS = _digit_pairs()
+
+
+def _digits_to_values(digits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """ASCII bytes [8 n], 8 hexadecimal digits a number, as numbers uint32 [n].
 
     Raises:
         ValueError: a byte is no hexadecimal digit.
     """
-    ones, tops = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
-
-    def at_least(bytes_: npt.NDArray[np.uint64], limit: int) -> npt.NDArray[np.uint64]:
-        return bytes_ + ones * np.uint64(128 - limit)
-
-    lower = words | ones * np.uint64(0x20)
-    digit = at_least(words, 0x30) & ~at_least(words, 0x3A)
-    letter = at_least(lower, 0x61) & ~at_least(lower, 0x67)
-    if np.any(words & tops) or np.any((digit | letter) & tops != tops):
+    values = _PAIRS[digits.view("<u2")]
+    if values.max() >= _NO_DIGITS:
         raise ValueError("a category that is no hexadecimal number")
-    value = (words & ones * np.uint64(0x0F)) + ((words >> np.uint64(6)) & ones) * np.uint64(9)
-    for shift, mask in ((4, 0x00FF00FF00FF00FF), (8, 0x0000FFFF0000FFFF), (16, 0x00000000FFFFFFFF)):
-        value = ((value << np.uint64(shift)) | (value >> np.uint64(2 * shift))) & np.uint64(mask)
-    return value.astype(np.uint32)
+    return values.astype(np.uint8).view(">u4").astype(np.uint32)
 
 
 def id_type(rows: int) -> pa.DataType:
@@ -126,7 +127,8 @@ class Vocabulary:
 
     def encode(self, values: pa.Array) -> pa.Array:
         """Raw values uint32 [n] as ids int32 [n]; each call costs time for the vocabulary, so give it many values."""
-        return pc.fill_null(pc.add(pc.index_in(values, value_set=self._values), 1), 0)
+        index = pc.index_in(values, value_set=self._values)
+        return pc.fill_null(pc.add(index, pa.scalar(1, pa.int32())), 0)
 
     def write(self, path: Path) -> None:
         """Write the kept values and their counts as Parquet: row i has id i + 1."""

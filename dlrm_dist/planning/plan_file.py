@@ -42,10 +42,14 @@ def summary(plan: ShardingPlan) -> list[str]:
 def _sharding_to_json(sharding: ParameterSharding) -> dict[str, Any]:
     values = {field.name: getattr(sharding, field.name) for field in dataclasses.fields(sharding)}
     spec = values.pop("sharding_spec")
-    values["shards"] = None if spec is None else [
-        {"offsets": shard.shard_offsets, "sizes": shard.shard_sizes, "placement": str(shard.placement)}
-        for shard in spec.shards
-    ]
+    values["shards"] = (
+        None
+        if spec is None
+        else [
+            {"offsets": shard.shard_offsets, "sizes": shard.shard_sizes, "placement": str(shard.placement)}
+            for shard in spec.shards
+        ]
+    )
     return {key: _plain(value) for key, value in values.items()}
 
 

@@ -83,9 +83,7 @@ def _topology(section: ShardingSection, device: torch.device, world_size: int, l
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // local_world_size
     caps = {"hbm_cap": memory} if device.type == "cuda" else {"ddr_cap": memory}
-    return Topology(
-        world_size=world_size, local_world_size=local_world_size, compute_device=device.type, **caps
-    )
+    return Topology(world_size=world_size, local_world_size=local_world_size, compute_device=device.type, **caps)
 
 
 def _constraints(model: nn.Module, section: ShardingSection, world_size: int) -> dict[str, ParameterConstraints]:
@@ -94,7 +92,9 @@ def _constraints(model: nn.Module, section: ShardingSection, world_size: int) ->
     for name, rows in tables(model).items():
         types: list[str] = list(section.types)
         if rows < world_size:
-            types = [kind for kind in types if kind not in ("row_wise", "table_row_wise", "grid_shard")] or ["table_wise"]
+            types = [kind for kind in types if kind not in ("row_wise", "table_row_wise", "grid_shard")] or [
+                "table_wise"
+            ]
         constraints[name] = ParameterConstraints(
             sharding_types=types,
             compute_kernels=[EmbeddingComputeKernel.FUSED.value, EmbeddingComputeKernel.DENSE.value],

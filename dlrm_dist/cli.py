@@ -1,0 +1,117 @@
+"""The `dlrm-dist` command: thin verbs over the package.
+
+Exit codes: 0 done, 1 a check failed, 2 a mistake of the caller (one line on stderr).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from dlrm_dist.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+        return options.run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was left behind", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="dlrm-dist", description="Data and plans for distributed DLRM training.")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    _add_synth(verbs.add_parser("synth", help="write planted clicks in Criteo's raw format"))
+    _add_prepare(verbs.add_parser("prepare", help="turn raw click logs into a Parquet dataset"))
+    return parser
+
+
+def _add_synth(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Clicks with a planted signal, whose best reachable AUC is reported. Files of one --effects-seed share the "
+        "signal, whatever their --seed."
+    )
+    parser.add_argument("out", type=Path, help="file to write: OUT.tsv, or OUT.tsv.gz")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="number of clicks (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the rows (default %(default)s)")
+    parser.add_argument("--effects-seed", type=int, default=0, help="seed of the signal (default %(default)s)")
+    parser.set_defaults(run=_synth)
+
+
+def _synth(options: argparse.Namespace) -> int:
+    from dlrm_dist.data.synthetic import write_clicks
+
+    report = write_clicks(options.out, options.rows, options.seed, options.effects_seed)
+    print(
+        f"{options.out}: {report.rows:,} rows, {report.click_rate:.1%} clicks, best reachable AUC {report.best_auc:.4f}"
+    )
+    return 0
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Raw click logs to Parquet: columnar, shuffled once, with schema and vocabularies."
+    parser.add_argument("sources", type=Path, nargs="+", help="files (plain or .gz) or folders of files")
+    parser.add_argument("out", type=Path, help="folder to make; it must not exist")
+    parser.add_argument("--format", choices=("kaggle", "slot"), required=True, help="Criteo's TSV, or slot text")
+    parser.add_argument("--valid", type=Path, action="append", default=[], help="source of the valid split; repeatable")
+    parser.add_argument("--test", type=Path, action="append", default=[], help="source of the test split; repeatable")
+    parser.add_argument(
+        "--split",
+        default="none",
+        help='"none": all sources are training rows; "kaggle": 6/7 train, 1/14 valid, 1/14 test in file order; or '
+        'fractions such as "0.8,0.1,0.1" (default %(default)s)',
+    )
+    parser.add_argument("--ids", choices=("vocabulary", "hash"), default="vocabulary", help="default %(default)s")
+    parser.add_argument("--hash-rows", type=int, default=1_000_000, help="with --ids hash: rows of each table")
+    parser.add_argument(
+        "--min-count", type=int, default=2, help="vocabulary: rarer values share one id (default %(default)s)"
+    )
+    parser.add_argument("--dense", choices=("log1p", "none"), default="log1p", help="transform of the integers")
+    parser.add_argument("--no-shuffle", action="store_true", help="keep the training rows in file order")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the shuffle (default %(default)s)")
+    parser.set_defaults(run=_prepare)
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from dlrm_dist.data.prepare import PrepareOptions, prepare
+
+    info = prepare(
+        options.sources,
+        options.out,
+        PrepareOptions(
+            format=options.format,
+            valid=tuple(options.valid),
+            test=tuple(options.test),
+            split=options.split,
+            ids=options.ids,
+            hash_rows=options.hash_rows,
+            min_count=options.min_count,
+            dense=options.dense,
+            shuffle=not options.no_shuffle,
+            seed=options.seed,
+        ),
+    )
+    for name, split in info.splits.items():
+        print(f"{options.out}: {name} {split.rows:,} rows, {split.clicks / max(1, split.rows):.1%} clicks")
+    print(
+        f"{options.out}: {sum(category.rows for category in info.categories):,} ids in {len(info.categories)} columns"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

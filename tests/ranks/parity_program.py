@@ -1,0 +1,98 @@
+"""One rank of the parity test: for each case trains a sharded model and saves its whole weights and optimizer state."""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed.types import ShardingPlan
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from dlrm_dist import optim
+from dlrm_dist.config import ModelSection, OptimizerSection, RuntimeSection, ShardingSection, TrainSection
+from dlrm_dist.data.loader import SplitReader
+from dlrm_dist.data.schema import read_info
+from dlrm_dist.loop import Schedule
+from dlrm_dist.models.build import build_model
+from dlrm_dist.models.task import ClickTask
+from dlrm_dist.planning.planner import make_plan
+from dlrm_dist.runtime import Session, session
+from dlrm_dist.shard import shard
+
+
+def whole(values: dict[str, torch.Tensor | ShardedTensor]) -> dict[str, torch.Tensor]:
+    """Whole tensors put together from every rank's shards (a rank may not know of another's), on global rank 0."""
+    pieces = [
+        (key, list(value.size()), shard.metadata.shard_offsets, shard.tensor)
+        if isinstance(value, ShardedTensor)
+        else (key, list(value.size()), [0] * value.dim(), value.detach())
+        for key, value in values.items()
+        for shard in (value.local_shards() if isinstance(value, ShardedTensor) else [None])
+    ]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.gather_object(pieces, gathered if dist.get_rank() == 0 else None)
+    out: dict[str, torch.Tensor] = {}
+    for key, size, offsets, tensor in (piece for rank in gathered for piece in rank or []):
+        target = out.setdefault(key, torch.full(size, torch.nan))
+        target[tuple(slice(o, o + n) for o, n in zip(offsets, tensor.shape, strict=True))] = tensor
+    return out
+
+
+def mixed_plan(task: ClickTask, types: list[str], here: Session) -> ShardingPlan:
+    """A plan that gives the tables the types in turn."""
+    plans = [
+        make_plan(task, ShardingSection(types=(kind,)), here.device, here.world_size, here.local_world_size, 64)
+        for kind in types
+    ]
+    for path, module in plans[0].plan.items():
+        for number, name in enumerate(list(module)):
+            module[name] = plans[number % len(plans)].plan[path][name]
+    return plans[0]
+
+
+def run_case(case: dict[str, Any], here: Session) -> dict[str, Any]:
+    folder = Path(case["data"])
+    info = read_info(folder)
+    reader = SplitReader(folder, info, "train", here.global_rank, here.world_size)
+    schedule = Schedule.of(TrainSection(**case["train"]), reader, drop_last=False)
+    features = [(category.name, category.rows) for category in info.categories]
+    task = ClickTask(build_model(ModelSection(**case["model"]), len(info.dense), features, 0, here.device))
+    plan = mixed_plan(task, case["types"], here)
+    rate = case["train"]["learning_rate"]
+    section = OptimizerSection(**case["optimizer"])
+    sharded = shard(
+        task,
+        plan,
+        here.device,
+        partial(optim.sparse_optimizer, section, rate),
+        partial(optim.dense_optimizer, section, rate),
+        seed=0,
+    )
+    initial = whole(sharded.model.state_dict())
+    pipeline = TrainPipelineSparseDist(sharded.model, sharded.optimizer, here.device)
+    batches = schedule.batches(reader)
+    for _ in range(schedule.total_steps):
+        pipeline.progress(batches)
+    fused = sharded.model.fused_optimizer.state_dict()["state"]
+    return {
+        "initial": initial,
+        "final": whole(sharded.model.state_dict()),
+        "state": whole({key: v for values in fused.values() for key, v in values.items() if key.endswith("momentum1")}),
+        "types": sorted({sharding.sharding_type for module in plan.plan.values() for sharding in module.values()}),
+    }
+
+
+def main(cases_file: str, out: str) -> None:
+    cases = json.loads(Path(cases_file).read_text())
+    with session(RuntimeSection(device="cpu", timeout_s=60)) as here:
+        results = {name: run_case(case, here) for name, case in cases.items()}
+        if here.is_main:
+            torch.save(results, out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,345 @@
+import dataclasses
+import gzip
+import json
+import math
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dlrm_dist.data import prepare as module
+from dlrm_dist.data import raw, writer
+from dlrm_dist.data.prepare import PrepareOptions, prepare
+from dlrm_dist.data.schema import METADATA_KEY, read_info, stripe_group_rows
+from dlrm_dist.errors import UserError
+
+LANES, GROUP_ROWS = 4, 8
+NAMES = ["label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
+
+
+def options(**changes):
+    return dataclasses.replace(PrepareOptions("kaggle", shuffle=False, lanes=LANES, group_rows=GROUP_ROWS), **changes)
+
+
+def random_rows(count, seed=0):
+    """Rows of fields; I13 numbers the rows, so that every row can be found again."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        dense = [str(rng.integers(-3, 50)) if rng.random() < 0.8 else "" for _ in range(12)]
+        # Column i has about i + 2 frequent values, a tail of rare ones, and missing ones.
+        values = [int(rng.integers(i + 2) if rng.random() < 0.7 else rng.integers(2**32)) for i in range(26)]
+        texts = [f"{value:08x}" if rng.random() < 0.9 else "" for value in values]
+        rows.append([str(rng.integers(2)), *dense, str(number), *texts])
+    return rows
+
+
+def write(path, rows):
+    text = "".join("\t".join(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return path
+
+
+def read(folder, split):
+    return pa.concat_tables([pq.read_table(folder / part) for part in read_info(folder).splits[split].parts])
+
+
+def by_number(table):
+    return {round(math.expm1(row["I13"])): row for row in table.to_pylist()}
+
+
+def expected_ids(rows, train, min_count):
+    """The vocabulary ids of all rows, numbered from training rows: plain Python, one column after the other."""
+    columns = []
+    for column in range(14, 40):
+        seen = Counter(row[column] for row in train)
+        kept = sorted((text for text in seen if seen[text] >= min_count), key=lambda t: (-seen[t], int(t or "-1", 16)))
+        ids = {text: number for number, text in enumerate(kept, 1)}
+        columns.append((1 + len(kept), [ids.get(row[column], 0) for row in rows]))
+    return columns
+
+
+def check_values(rows, table, ids):
+    """Every row of `rows` must be in `table` exactly once, with its values."""
+    found = by_number(table)
+    assert table.num_rows == len(rows) == len(found)
+    for position, row in enumerate(rows):
+        got = found[int(row[13])]
+        assert got["label"] == int(row[0])
+        dense = [math.log(max(int(text or 0), 0) + 1) for text in row[1:14]]
+        assert [got[name] for name in NAMES[1:14]] == pytest.approx(dense, rel=1.2e-7)
+        assert [got[name] for name in NAMES[14:]] == [column[position] for column in ids]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("ids", ["hash", "vocabulary"])
+def test_values_splits_and_vocabulary_follow_the_obvious_definition(tmp_path, monkeypatch, ids, shuffle):
+    monkeypatch.setattr(writer, "BUCKET_ROWS", 64)
+    monkeypatch.setattr(raw, "BLOCK_BYTES", 5000)
+    rows = random_rows(300)
+    write(tmp_path / "a", rows[:100])
+    write(tmp_path / "b.gz", rows[100:])
+    chosen = options(ids=ids, hash_rows=1009, min_count=3, shuffle=shuffle, split="0.7,0.1,0.2")
+    info = prepare([tmp_path / "a", tmp_path / "b.gz"], tmp_path / "out", chosen)
+    assert info == read_info(tmp_path / "out")
+    train = rows[:210]
+    if ids == "hash":
+        columns = [(1009, [int(row[c] or "100000000", 16) % 1009 for row in rows]) for c in range(14, 40)]
+    else:
+        columns = expected_ids(rows, train, 3)
+    assert [(c.name, c.rows) for c in info.categories] == list(
+        zip(NAMES[14:], [size for size, _ in columns], strict=True)
+    )
+    assert info.dense == tuple(NAMES[1:14])
+    for split, start, stop in (("train", 0, 210), ("valid", 210, 240), ("test", 240, 300)):
+        check_values(rows[start:stop], read(tmp_path / "out", split), [values[start:stop] for _, values in columns])
+        assert info.splits[split].rows == stop - start
+        assert info.splits[split].clicks == sum(row[0] == "1" for row in rows[start:stop])
+    order = [list(by_number(read(tmp_path / "out", split))) for split in ("train", "valid", "test")]
+    assert (order[0] == list(range(210))) is not shuffle
+    assert order[1:] == [list(range(210, 240)), list(range(240, 300))]
+
+
+def test_layout_and_metadata_of_every_part(tmp_path):
+    write(tmp_path / "log", random_rows(150))
+    info = prepare([tmp_path / "log"], tmp_path / "out", options(split="kaggle"), best_auc={"test": 0.75})
+    assert info.best_auc == {"test": 0.75} and (info.lanes, info.group_rows) == (LANES, GROUP_ROWS)
+    for split in info.splits.values():
+        sizes = []
+        for part in split.parts:
+            footer = pq.read_metadata(tmp_path / "out" / part)
+            sizes += [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+            content = json.loads(footer.metadata[METADATA_KEY])
+            assert content["transform"] == info.transform
+            assert content["categories"] == [category.model_dump() for category in info.categories]
+        full, last = divmod(split.rows, LANES * GROUP_ROWS)
+        expected = [GROUP_ROWS] * (full * LANES) + (stripe_group_rows(last, LANES) if last else [])
+        assert sizes == expected
+    types = pq.read_schema(tmp_path / "out" / info.splits["train"].parts[0]).types
+    assert types == [pa.uint8()] + [pa.float32()] * 13 + [pa.int32()] * 26
+
+
+def test_the_vocabulary_knows_training_rows_only(tmp_path):
+    """A value is frequent in valid and test and absent from train: it must get the id 0 and stay out of the files."""
+    train, other = random_rows(40), random_rows(40, seed=1)
+    for row in other:
+        row[14] = "abcdef98"
+    paths = [write(tmp_path / name, rows) for name, rows in (("train", train), ("valid", other), ("test", other))]
+    info = prepare([paths[0]], tmp_path / "out", options(valid=(paths[1],), test=(paths[2],), min_count=1))
+    alone = prepare([paths[0]], tmp_path / "alone", options(min_count=1))
+    assert set(alone.splits) == {"train"} and info.categories == alone.categories
+    for name in NAMES[14:]:
+        kept = pq.read_table(tmp_path / "out" / "vocabulary" / f"{name}.parquet")
+        assert kept.equals(pq.read_table(tmp_path / "alone" / "vocabulary" / f"{name}.parquet"))
+    assert vocabulary_values(tmp_path / "out", "C1").isdisjoint({0xABCDEF98})
+    for split in ("valid", "test"):
+        assert set(read(tmp_path / "out", split)["C1"].to_pylist()) == {0}
+    assert read(tmp_path / "out", "train").equals(read(tmp_path / "alone", "train"))
+
+
+def vocabulary_values(folder, name):
+    return set(pq.read_table(folder / "vocabulary" / f"{name}.parquet")["value"].to_pylist())
+
+
+@pytest.mark.parametrize("ids", ["hash", "vocabulary"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_result_depends_on_neither_blocks_threads_nor_gz(tmp_path, monkeypatch, ids, shuffle):
+    monkeypatch.setattr(writer, "BUCKET_ROWS", 50)
+    rows = random_rows(170)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "packed").mkdir()
+    write(tmp_path / "plain" / "1", rows)
+    write(tmp_path / "packed" / "1.gz", rows[:60])
+    write(tmp_path / "packed" / "2.gz", rows[60:])
+    tables = []
+    for number, (source, block, threads, encode) in enumerate(
+        [("plain", 8 << 20, 1, 1 << 20), ("plain", 700, 4, 33), ("packed", 3000, 2, 64)]
+    ):
+        monkeypatch.setattr(raw, "BLOCK_BYTES", block)
+        monkeypatch.setattr(module, "THREADS", threads)
+        monkeypatch.setattr(module, "ENCODE_ROWS", encode)
+        out = tmp_path / f"out{number}"
+        prepare([tmp_path / source], out, options(ids=ids, shuffle=shuffle, split="kaggle"))
+        tables.append([read(out, split) for split in ("train", "valid", "test")])
+    assert tables[0] == tables[1] == tables[2]
+
+
+def test_another_seed_is_another_order_of_the_same_rows(tmp_path):
+    write(tmp_path / "log", random_rows(80))
+    orders = []
+    for number, seed in enumerate([1, 1, 2]):
+        prepare([tmp_path / "log"], tmp_path / f"out{number}", options(shuffle=True, seed=seed))
+        orders.append(list(by_number(read(tmp_path / f"out{number}", "train"))))
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2]) == list(range(80))
+
+
+@pytest.mark.parametrize(
+    ("rows", "split", "sizes"),
+    [
+        (70, "kaggle", (60, 5, 5)),
+        (76, "kaggle", (66, 5, 5)),
+        (77, "kaggle", (66, 6, 5)),
+        (14, "kaggle", (12, 1, 1)),
+        (10, "0.8,0.1,0.1", (8, 1, 1)),
+        (11, "1/3, 1/3, 1/3", (3, 4, 4)),
+        (10, "0.7,0,0.3", (7, 0, 3)),
+        (10, "1,0,0", (10, 0, 0)),
+        (10, "none", (10, 0, 0)),
+    ],
+)
+def test_split_sizes_in_file_order(tmp_path, rows, split, sizes):
+    write(tmp_path / "log", random_rows(rows))
+    info = prepare([tmp_path / "log"], tmp_path / "out", options(split=split))
+    expected = {name: size for name, size in zip(("train", "valid", "test"), sizes, strict=True) if size}
+    assert {name: part.rows for name, part in info.splits.items()} == expected
+    numbers = [number for name in expected for number in by_number(read(tmp_path / "out", name))]
+    assert numbers == list(range(rows))
+
+
+def test_folders_are_read_by_name_without_hidden_files_and_subfolders(tmp_path):
+    folder = tmp_path / "logs"
+    (folder / "sub").mkdir(parents=True)
+    rows = random_rows(30)
+    for name, start in (("c", 20), ("a", 0), ("b", 10)):
+        write(folder / name, rows[start : start + 10])
+    (folder / ".hidden").write_text("no row\n")
+    info = prepare([folder], tmp_path / "out", options())
+    assert list(by_number(read(tmp_path / "out", "train"))) == list(range(30))
+    assert info.transform["sources"] == {"train": [str(folder / name) for name in "abc"]}
+
+
+def test_what_transform_records(tmp_path):
+    log = write(tmp_path / "log", random_rows(20))
+    hashed = prepare([log], tmp_path / "1", options(ids="hash", hash_rows=50, dense="none", shuffle=True, seed=5))
+    common = {"format": "kaggle", "split": "none", "sources": {"train": [str(log)]}}
+    expected = {"dense": "none", "ids": "hash", "hash_rows": 50, "missing_value": 2**32, "shuffle_seed": 5}
+    assert hashed.transform == common | expected
+    kept = prepare([log], tmp_path / "2", options(min_count=4))
+    assert kept.transform == common | {"dense": "log1p", "ids": "vocabulary", "min_count": 4, "shuffle_seed": None}
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_slot_rows_keep_ids_and_dense_values(tmp_path, shuffle):
+    lines, expected = [], {}
+    for number in range(50):
+        slots = {slot: (number * 37 + slot) % 1_000_001 for slot in range(1, 27) if (number + slot) % 5}
+        dense = [0.25, *[number / 64] * 12]
+        tokens = [
+            f"click:{number % 2}",
+            *(f"dense_feature:{x}" for x in dense),
+            *(f"{s}:{i}" for s, i in slots.items()),
+        ]
+        lines.append(" ".join(tokens))
+        expected[number] = (number % 2, *dense, *(slots.get(slot, 0) for slot in range(1, 27)))
+    (tmp_path / "log").write_text("\n".join(lines))
+    info = prepare([tmp_path / "log"], tmp_path / "out", options(format="slot", shuffle=shuffle, ids="hash"))
+    rows = read(tmp_path / "out", "train").to_pylist()
+    assert {round(row["I2"] * 64): tuple(row.values()) for row in rows} == expected and len(rows) == 50
+    assert {category.rows for category in info.categories} == {1_000_001}
+    assert info.transform["shared_id_space"] is True and info.transform["ids"] == "slot"
+    assert not (tmp_path / "out" / "vocabulary").exists()
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("ids", ["hash", "vocabulary"])
+def test_a_bad_row_is_named_and_leaves_nothing_behind(tmp_path, monkeypatch, ids, shuffle):
+    monkeypatch.setattr(raw, "BLOCK_BYTES", 3000)
+    rows = random_rows(90)
+    rows[70][16] = "xyz"
+    write(tmp_path / "good", random_rows(30))
+    write(tmp_path / "bad", rows)
+    message = f"{tmp_path}/bad:71: column C3 (17th): 'xyz' is no hexadecimal number"
+    for split in ("none", "0.5,0.2,0.3"):
+        chosen = options(ids=ids, shuffle=shuffle, split=split)
+        with pytest.raises(UserError, match="^" + re.escape(message)):
+            prepare([tmp_path / "good", tmp_path / "bad"], tmp_path / "o" / "out", chosen)
+        assert not any((tmp_path / "o").iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupt_leaves_nothing_behind(tmp_path, monkeypatch, error):
+    write(tmp_path / "log", random_rows(90))
+
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(writer, "_write_stripe", stop)
+    with pytest.raises(error):
+        prepare([tmp_path / "log"], tmp_path / "o" / "out", options(shuffle=True))
+    assert not any((tmp_path / "o").iterdir())
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    write(tmp_path / "log", random_rows(90))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "_write_stripe", full)
+    with pytest.raises(UserError, match=f"^{tmp_path}/o/out: cannot be written: .*No space left on device"):
+        prepare([tmp_path / "log"], tmp_path / "o" / "out", options())
+    assert not any((tmp_path / "o").iterdir())
+
+
+@pytest.mark.parametrize("counted", [20, 40])
+def test_sources_that_change_meanwhile_are_an_error(tmp_path, monkeypatch, counted):
+    write(tmp_path / "log", random_rows(30))
+    monkeypatch.setattr(raw, "count_rows", lambda _: counted)
+    with pytest.raises(UserError, match="changed while they were read"):
+        prepare([tmp_path / "log"], tmp_path / "out", options())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": "kaggle", "valid": (Path("log"),)}, "split: 'kaggle' cuts the sources, but files"),
+        ({"split": "0.5,0.25,0.25", "test": (Path("log"),)}, "split: '0.5,0.25,0.25' cuts the sources, but files"),
+        ({"split": "0.5,0.5"}, "split: '0.5,0.5'; allowed: none, kaggle, or three fractions"),
+        ({"split": "0.5,0.5,0.1"}, "split: '0.5,0.5,0.1'; allowed: "),
+        ({"split": "1.5,-0.5,0"}, "split: '1.5,-0.5,0'; allowed: "),
+        ({"split": "half"}, "split: 'half'; allowed: "),
+        ({"split": "0,0.5,0.5"}, "split train: has no rows, of 10 in all"),
+        ({"split": "0.98,0.01,0.01"}, "split valid: has no rows, of 10 in all"),
+        ({"split": "kaggle"}, "split test: has no rows, of 10 in all"),
+        ({"valid": (Path("log"),)}, "log: named twice"),
+        ({"valid": (Path("none"),)}, "none: no such file"),
+        ({"test": (Path("empty"),)}, "empty: is empty"),
+        ({"test": (Path("folder"),)}, "folder: a folder without files"),
+        ({"hash_rows": 0}, "hash_rows: 0 is too small; allowed: 1 or more"),
+        ({"min_count": 0}, "min_count: 0 is too small"),
+        ({"lanes": 0}, "lanes: 0 is too small"),
+        ({"group_rows": 0}, "group_rows: 0 is too small"),
+        ({"seed": -1}, "seed: -1 is too small; allowed: 0 or more"),
+        ({"format": "csv"}, "format: 'csv' is unknown; allowed: kaggle, slot"),
+        ({"ids": "raw"}, "ids: 'raw' is unknown; allowed: hash, vocabulary"),
+        ({"dense": "log"}, "dense: 'log' is unknown; allowed: log1p, none"),
+    ],
+)
+def test_bad_options_and_sources_are_refused_before_any_work(tmp_path, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    write(Path("log"), random_rows(10))
+    Path("empty").touch()
+    Path("folder").mkdir()
+    with pytest.raises(UserError, match="^" + re.escape(message)) as caught:
+        prepare([Path("log")], Path("out"), options(**changes))
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "folder", "log"]
+
+
+def test_no_sources_are_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"^split train: has no rows, of 0 in all"):
+        prepare([], tmp_path / "out", options())
+
+
+def test_an_existing_dataset_is_not_touched(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("keep")
+    with pytest.raises(UserError, match=f"^{tmp_path}/out: exists already"):
+        prepare([tmp_path / "none"], tmp_path / "out", options())
+    assert (tmp_path / "out" / "mine").read_text() == "keep"

@@ -1,0 +1,252 @@
+import gzip
+import math
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlrm_dist.data import raw
+from dlrm_dist.data.raw import Block, count_rows, parse, read_blocks
+from dlrm_dist.errors import UserError
+
+NAMES = ["label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
+INTEGER = st.just("") | st.integers(-3, 100).map(str) | st.integers(-(10**17), 10**17).map(str)
+HEX = st.just("") | st.integers(0, 2**32 - 1).map("{:08x}".format) | st.text("0123456789abcdefABCDEF", max_size=8)
+ROW = st.tuples(st.sampled_from("01"), st.tuples(*[INTEGER] * 13), st.tuples(*[HEX] * 26))
+ROWS = st.lists(ROW, min_size=1, max_size=6)
+
+
+def line(label="1", dense=("5",) * 13, categories=("deadbeef",) * 26):
+    return "\t".join([label, *dense, *categories])
+
+
+def slot_line(label="1", dense=("0.5",) * 13, slots=((3, 7), (26, 1_000_000))):
+    return " ".join(
+        [f"click:{label}", *(f"dense_feature:{x}" for x in dense), *(f"{slot}:{id_}" for slot, id_ in slots)]
+    )
+
+
+def parsed(tmp_path, content, form="kaggle", dense="log1p", name="log.txt"):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    tables = [parse(block, form, dense) for block in read_blocks(path)]
+    assert sum(table.num_rows for table in tables) == count_rows(path)
+    return pa.concat_tables(tables)
+
+
+def reference(rows, dense):
+    columns = [[int(label) for label, _, _ in rows]]
+    for i in range(13):
+        values = [int(integers[i] or 0) for _, integers, _ in rows]
+        columns.append([np.float32(math.log(max(x, 0) + 1) if dense == "log1p" else x) for x in values])
+    return columns, [[int(text[i], 16) if text[i] else None for _, _, text in rows] for i in range(26)]
+
+
+@given(ROWS, st.sampled_from(["log1p", "none"]), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_kaggle_rows_are_what_plain_python_reads(rows, dense, end, last_end):
+    text = end.join(line(*row) for row in rows) + (end if last_end else "")
+    table = parse(Block("log", 1, text.encode()), "kaggle", dense)
+    assert table.column_names == NAMES
+    assert table.schema.types == [pa.uint8()] + [pa.float32()] * 13 + [pa.uint32()] * 26
+    numbers, categories = reference(rows, dense)
+    columns = [column.to_pylist() for column in table.columns]
+    assert columns[0] == numbers[0] and columns[14:] == categories
+    np.testing.assert_allclose(columns[1:14], numbers[1:], rtol=1.2e-7)
+
+
+def test_dense_transform(tmp_path):
+    dense = ("-3", "", "0", "1", "99", "-1", "2", *["7"] * 6)
+    row = parsed(tmp_path, line(dense=dense)).to_pylist()[0]
+    expected = [0, 0, 0, math.log(2), math.log(100), 0, math.log(3)]
+    assert [row[f"I{i}"] for i in range(1, 8)] == pytest.approx(expected, rel=1e-7)
+    row = parsed(tmp_path, line(dense=dense), dense="none").to_pylist()[0]
+    assert [row[f"I{i}"] for i in range(1, 8)] == [-3, 0, 0, 1, 99, -1, 2]
+
+
+@pytest.mark.parametrize("size", [1, 50, 300, 1000, 10**6])
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_blocks_are_whole_lines_whatever_their_size(tmp_path, monkeypatch, size, end):
+    text = "\n".join(line(dense=(str(i),) * 13) for i in range(20)) + end
+    monkeypatch.setattr(raw, "BLOCK_BYTES", size)
+    (tmp_path / "log.txt").write_text(text)
+    blocks = list(read_blocks(tmp_path / "log.txt"))
+    assert b"".join(block.text for block in blocks).decode() == text
+    assert all(block.text.endswith(b"\n") for block in blocks[:-1])
+    assert [block.first_line for block in blocks] == [
+        1 + sum(before.text.count(b"\n") for before in blocks[:number]) for number in range(len(blocks))
+    ]
+    assert parsed(tmp_path, text, dense="none")["I1"].to_pylist() == list(range(20))
+
+
+def test_gz_gives_the_same_rows_also_in_several_members(tmp_path):
+    text = "".join(line(dense=(str(i),) * 13) + "\n" for i in range(50)).encode()
+    plain = parsed(tmp_path, text)
+    assert parsed(tmp_path, gzip.compress(text), name="log.gz").equals(plain)
+    members = gzip.compress(text[:1000]) + gzip.compress(text[1000:])
+    assert parsed(tmp_path, members, name="log.gz").equals(plain)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (line(label="2"), "column label (1st): '2' is no label; allowed: 0 or 1"),
+        (line(label=""), "column label (1st): '' is no label; allowed: 0 or 1"),
+        (line(label="300"), "column label (1st): '300' is no label; allowed: 0 or 1"),
+        (line(label=" 1"), "column label (1st): ' 1' is no label; allowed: 0 or 1"),
+        (
+            line(dense=("5", "5.5") + ("5",) * 11),
+            "column I2 (3rd): '5.5' is no integer; allowed: an integer of at most",
+        ),
+        (line(dense=("0x1F",) + ("5",) * 12), "column I1 (2nd): '0x1F' is no integer; allowed: "),
+        (line(dense=("+5",) + ("5",) * 12), "column I1 (2nd): '+5' is no integer; allowed: "),
+        (line(dense=("9" * 19,) + ("5",) * 12), "column I1 (2nd): '9999999999999999999' is no integer; allowed: "),
+        (line(dense=("5",) * 12 + ("five",)), "column I13 (14th): 'five' is no integer; allowed: "),
+        (
+            line(categories=("1", "2", "xyz") + ("4",) * 23),
+            "column C3 (17th): 'xyz' is no hexadecimal number; allowed: ",
+        ),
+        (line(categories=("abcdef012",) + ("4",) * 25), "column C1 (15th): 'abcdef012' is no hexadecimal number"),
+        (line(categories=('"ab"',) + ("4",) * 25), "column C1 (15th): '\"ab\"' is no hexadecimal number"),
+        (line(categories=("4",) * 25 + ("é",)), r"column C26 (40th): '\xc3\xa9' is no hexadecimal number"),
+        (line(categories=("4",) * 25 + ("4\0",)), r"column C26 (40th): '4\x00' is no hexadecimal number"),
+        (line(categories=("f" * 100,) + ("4",) * 25), f"column C1 (15th): '{'f' * 56}... is no hexadecimal number"),
+        (line(categories=("4",) * 25), "39 columns; allowed: 40, separated by tabs"),
+        (line() + "\t", "41 columns; allowed: 40, separated by tabs"),
+        (line() + "\r" + line(), "79 columns; allowed: 40, separated by tabs"),
+        (line() + "\r\r", r"column C26 (40th): 'deadbeef\r' is no hexadecimal number"),
+        ("\ufeff" + line(), r"column label (1st): '\xef\xbb\xbf1' is no label; allowed: 0 or 1"),
+        ("", "1 columns; allowed: 40, separated by tabs"),
+    ],
+)
+@pytest.mark.parametrize("size", [500, 10**6])
+def test_a_bad_kaggle_row_is_named_by_line_and_column(tmp_path, monkeypatch, bad, message, size):
+    monkeypatch.setattr(raw, "BLOCK_BYTES", size)
+    with pytest.raises(UserError) as caught:
+        parsed(tmp_path, "\n".join([*[line()] * 6, bad, line(), line(label="x"), ""]))
+    assert str(caught.value).startswith(f"{tmp_path}/log.txt:7: {message}")
+    assert str(caught.value).endswith("; mend or remove the line") and "\n" not in str(caught.value)
+
+
+def test_what_only_the_fast_path_refuses_is_named_with_its_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw, "_kaggle_fault", lambda _: None)
+    with pytest.raises(UserError, match=re.escape("log.txt: lines 1 to 2: a label that is neither 0 nor 1; allowed: ")):
+        parsed(tmp_path, line() + "\n" + line(label="7") + "\n")
+
+
+def slot_reference(text):
+    rows = []
+    for row in text.splitlines():
+        tokens = [token.split(":") for token in row.split()]
+        ids = {int(name): int(value) for name, value in tokens if name.isdigit()}
+        rows.append(
+            [int(value) for name, value in tokens if name == "click"]
+            + [np.float32(value) for name, value in tokens if name == "dense_feature"]
+            + [ids.get(slot, 0) for slot in range(1, 27)]
+        )
+    return rows
+
+
+SLOT_ROWS = st.lists(
+    st.tuples(
+        st.sampled_from("01"),
+        st.tuples(*[st.integers(-3000, 10**6).map(lambda x: repr(x / 1000))] * 13),
+        st.dictionaries(st.integers(1, 26), st.integers(0, 1_000_000)).map(lambda slots: tuple(slots.items())),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(SLOT_ROWS, st.randoms(use_true_random=False), st.sampled_from(["\n", "\r\n", " \n"]), st.booleans())
+def test_slot_rows_are_what_plain_python_reads(rows, random, end, mixed):
+    lines = [slot_line(*row) for row in rows]
+    if mixed:  # the order of the tokens does not matter, but for that among the dense ones
+        shuffled = [row.split() for row in lines]
+        for tokens in shuffled:
+            places = [i for i, token in enumerate(tokens) if not token.startswith("dense")]
+            others = [tokens[i] for i in places]
+            random.shuffle(others)
+            for place, token in zip(places, others, strict=True):
+                tokens[place] = token
+        lines = [" ".join(tokens) for tokens in shuffled]
+    table = parse(Block("log", 1, (end.join(lines) + end).encode()), "slot", "log1p")
+    assert table.column_names == NAMES
+    assert table.schema.types == [pa.uint8()] + [pa.float32()] * 13 + [pa.int32()] * 26
+    assert list(zip(*(column.to_pylist() for column in table.columns), strict=True)) == [
+        tuple(row) for row in slot_reference("\n".join(lines))
+    ]
+
+
+def test_a_slot_row_as_published(tmp_path):
+    text = (
+        "click:1 dense_feature:0.0 dense_feature:0.932006633499 dense_feature:0.02 dense_feature:0.14 "
+        "dense_feature:0.0395625 dense_feature:0.328 dense_feature:0.98 dense_feature:0.12 dense_feature:1.886 "
+        "dense_feature:0.0 dense_feature:1.8 dense_feature:0.0 dense_feature:0.14 1:715353 2:761523 26:187951\n"
+    )
+    row = parsed(tmp_path, text, form="slot").to_pylist()[0]
+    assert (row["label"], row["I2"], row["I9"]) == (1, np.float32(0.932006633499), np.float32(1.886))
+    assert (row["C1"], row["C2"], row["C3"], row["C26"]) == (715353, 761523, 0, 187951)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            slot_line(label="2"),
+            "token 1: 'click:2' is no feature; allowed: click:0, click:1, dense_feature:NUMBER, SLOT:ID",
+        ),
+        (slot_line(dense=("nan",) + ("1",) * 12), "token 2: 'dense_feature:nan' is no feature"),
+        (slot_line(dense=("1e60",) + ("1",) * 12), "token 2: 'dense_feature:1e60' is no feature"),
+        (slot_line(dense=("",) + ("1",) * 12), "token 2: 'dense_feature:' is no feature"),
+        (slot_line(slots=[(27, 1)]), "token 15: '27:1' is no feature"),
+        (slot_line(slots=[(0, 1)]), "token 15: '0:1' is no feature"),
+        (slot_line(slots=[(1, 1_000_001)]), "token 15: '1:1000001' is no feature"),
+        (slot_line(slots=[(1, -1)]), "token 15: '1:-1' is no feature"),
+        (slot_line(slots=[(1, "0x1F")]), "token 15: '1:0x1F' is no feature"),
+        (slot_line() + " 5", "token 17: '5' is no feature"),
+        (slot_line() + " é:1", r"token 17: '\xc3\xa9:1' is no feature"),
+        (slot_line(dense=("1",) * 12), "12 dense_feature tokens; allowed: exactly 13"),
+        (slot_line(dense=("1",) * 14), "14 dense_feature tokens; allowed: exactly 13"),
+        (slot_line() + " click:1", "2 click tokens; allowed: exactly 1"),
+        ("", "0 click tokens; allowed: exactly 1"),
+        (slot_line(slots=[(5, 1), (6, 1), (5, 2)]), "slot 5 has 2 ids: multi-hot slots are not supported yet"),
+    ],
+)
+@pytest.mark.parametrize("size", [500, 10**6])
+def test_a_bad_slot_row_is_named_by_line_and_token(tmp_path, monkeypatch, bad, message, size):
+    monkeypatch.setattr(raw, "BLOCK_BYTES", size)
+    with pytest.raises(UserError) as caught:
+        parsed(tmp_path, "\n".join([*[slot_line()] * 6, bad, slot_line(), "x", ""]), form="slot")
+    assert str(caught.value).startswith(f"{tmp_path}/log.txt:7: {message}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.txt", b"", "is empty"),
+        ("log.gz", gzip.compress(b""), "is empty"),
+        ("log.gz", gzip.compress(line().encode() * 50)[:-20], "cannot be read beyond its first .* bytes"),
+        ("log.gz", line().encode(), "cannot be read beyond its first 0 bytes"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"^{tmp_path}/{name}: {message}"):
+        count_rows(tmp_path / name)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=f"^{tmp_path}/none: cannot be read"):
+        count_rows(tmp_path / "none")
+
+
+def test_a_file_without_lines_is_not_read_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw, "LINE_BYTES", 5000)
+    monkeypatch.setattr(raw, "BLOCK_BYTES", 1000)
+    (tmp_path / "log").write_bytes(line().encode() + b"\n" + b"\r" * 100_000)
+    with pytest.raises(UserError, match=f"^{tmp_path}/log:2: line of more than 5000 bytes"):
+        list(read_blocks(tmp_path / "log"))
