@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -72,17 +72,13 @@ def prepare(
         raise UserError(f"{out}: exists already; allowed: a new folder; name another one or remove it")
     given = {"train": _files(sources), "valid": _files(options.valid), "test": _files(options.test)}
     _check_distinct([file for files in given.values() for file in files])
-    counted = {name: [(file, raw.count_rows(file)) for file in files] for name, files in given.items()}
-    splits = _split_rows({name: sum(rows for _, rows in files) for name, files in counted.items()}, options.split)
+    counted = {name: sum(raw.count_rows(file) for file in files) for name, files in given.items()}
+    splits = _split_rows(counted, options.split)
+    recorded = _Recorded(_transform(given, options), best_auc or {})
     work = out.parent / f".{out.name}.tmp-{os.getpid()}"
     try:
         work.mkdir(parents=True)
-        with ThreadPoolExecutor(THREADS) as pool:
-            try:
-                rows = _Rows([pair for name in SPLITS for pair in counted[name]], options, pool)
-                info = _Preparation(rows, splits, work, options).run(_transform(given, options), best_auc or {}, pool)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        info = _run([file for name in SPLITS for file in given[name]], splits, work, options, recorded)
         work.rename(out)
     except OSError as error:
         raise UserError(
@@ -92,6 +88,24 @@ def prepare(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return info
+
+
+class _Recorded(NamedTuple):
+    """What goes into `dataset.json` besides the columns and the splits."""
+
+    transform: dict[str, Any]
+    best_auc: dict[str, float]
+
+
+def _run(
+    files: list[Path], splits: dict[str, int], work: Path, options: PrepareOptions, recorded: _Recorded
+) -> DatasetInfo:
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            rows = _Rows(files, options, pool)
+            return _Preparation(rows, splits, work, options).run(recorded, pool)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _check_options(options: PrepareOptions) -> None:
@@ -169,16 +183,16 @@ def _fractions(split: str) -> list[Fraction]:
 class _Rows:
     """The rows of all files in order, parsed ahead by a pool of threads and handed out split by split."""
 
-    def __init__(self, files: Sequence[tuple[Path, int]], options: PrepareOptions, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, files: Sequence[Path], options: PrepareOptions, pool: ThreadPoolExecutor) -> None:
         self._pool, self._options = pool, options
-        self._tables = self._parsed([file for file, _ in files])
+        self._tables = self._parsed(files)
         self._rest: pa.Table | None = None
         self._changed = UserError(
             "the sources changed while they were read: they hold other numbers of rows than were counted; allowed: "
             "files that nothing writes to; prepare again"
         )
 
-    def _parsed(self, files: list[Path]) -> Iterator[pa.Table]:
+    def _parsed(self, files: Sequence[Path]) -> Iterator[pa.Table]:
         ahead: deque[Future[pa.Table]] = deque()
         for block in (block for file in files for block in raw.read_blocks(file)):
             ahead.append(self._pool.submit(raw.parse, block, self._options.format, self._options.dense))
@@ -210,11 +224,11 @@ class _Preparation:
     def __init__(self, rows: _Rows, splits: dict[str, int], work: Path, options: PrepareOptions) -> None:
         self._rows, self._splits, self._work, self._options = rows, splits, work, options
 
-    def run(self, transform: dict[str, Any], best_auc: dict[str, float], pool: ThreadPoolExecutor) -> DatasetInfo:
+    def run(self, recorded: _Recorded, pool: ThreadPoolExecutor) -> DatasetInfo:
         """Write every split and `dataset.json`."""
         train, coding = self._train(pool)
         categories = tuple(Category(name=name, rows=rows) for name, rows in coding.rows.items())
-        schema = columns_schema(raw.DENSE, categories, transform)
+        schema = columns_schema(raw.DENSE, categories, recorded.transform)
         layout = Layout(self._options.lanes, self._options.group_rows)
         splits: dict[str, Split] = {}
         with _progress(self._splits, "write") as bar:
@@ -229,8 +243,8 @@ class _Preparation:
             lanes=layout.lanes,
             group_rows=layout.group_rows,
             splits=splits,
-            transform=transform,
-            best_auc=best_auc,
+            transform=recorded.transform,
+            best_auc=recorded.best_auc,
         )
         info.write(self._work)
         return info

@@ -13,7 +13,7 @@ known, so is the best AUC that any model can reach on these rows, up to luck: th
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,8 @@ def _replacing(out: Path) -> Iterator[pa.NativeFile]:
         reason = error.strerror or str(error).splitlines()[0]
         raise UserError(f"{out}: cannot be written ({reason}); give a file in an existing, writable folder") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def oracle_logits(table: pa.Table | pa.RecordBatch, effects_seed: int = 0) -> FloatArray:

@@ -46,7 +46,7 @@ def hexadecimal(column: pa.StringArray) -> pa.UInt32Array:
 
 
 def _digit_pairs() -> npt.NDArray[np.uint16]:
-    """The value of two ASCII hexadecimal digits by the number of their two bytes, the first byte low: uint16 [65536]."""
+    """The value of two ASCII hexadecimal digits, by the number of their bytes, first byte low: uint16 [65536]."""
     digit = np.full(256, _NO_DIGITS, np.uint16)
     for value in range(16):
         digit[[ord(f"{value:x}"), ord(f"{value:X}")]] = value

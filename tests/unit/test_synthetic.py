@@ -1,0 +1,223 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
+import pytest
+from scipy.sparse import hstack
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import OneHotEncoder
+
+from dlrm_dist.data import synthetic
+from dlrm_dist.data.synthetic import CATEGORIES, INTEGERS, best_auc, oracle_logits, write_clicks
+from dlrm_dist.errors import UserError
+
+ROWS = 200_000
+TRAIN = 160_000
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clicks") / "clicks.tsv"
+    return path, write_clicks(path, ROWS, seed=3)
+
+
+@pytest.fixture(scope="module")
+def table(written):
+    names = ["label", *INTEGERS, *CATEGORIES]
+    types = dict.fromkeys(CATEGORIES, pa.string())
+    return csv.read_csv(
+        written[0],
+        csv.ReadOptions(column_names=names),
+        csv.ParseOptions(delimiter="\t"),
+        csv.ConvertOptions(column_types=types),
+    )
+
+
+def test_equal_arguments_give_equal_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "CHUNK_ROWS", 700)
+    for name in ("a.tsv", "b.tsv", "c.tsv.gz", "d.tsv.gz"):
+        write_clicks(tmp_path / name, 1500, seed=5)
+    assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "b.tsv").read_bytes()
+    assert (tmp_path / "c.tsv.gz").read_bytes() == (tmp_path / "d.tsv.gz").read_bytes()
+
+
+def test_another_seed_gives_other_rows_and_another_effects_seed_only_other_labels(tmp_path):
+    def lines(name, **seeds):
+        write_clicks(tmp_path / name, 1000, **seeds)
+        return [line.split("\t", 1) for line in (tmp_path / name).read_text().splitlines()]
+
+    base, other_rows, other_effects = lines("a"), lines("b", seed=1), lines("c", effects_seed=1)
+    assert not {rest for _, rest in base} & {rest for _, rest in other_rows}
+    assert [rest for _, rest in base] == [rest for _, rest in other_effects]
+    assert [label for label, _ in base] != [label for label, _ in other_effects]
+
+
+def test_lines_are_criteo_lines(tmp_path):
+    write_clicks(tmp_path / "a.tsv", 5000)
+    raw = (tmp_path / "a.tsv").read_bytes()
+    assert b'"' not in raw and b"\r" not in raw and raw.endswith(b"\n")
+    fields = [line.split("\t") for line in raw.decode().splitlines()]
+    assert len(fields) == 5000 and {len(line) for line in fields} == {40}
+    assert {line[0] for line in fields} == {"0", "1"}
+    integers = [value for line in fields for value in line[1:14]]
+    categories = [value for line in fields for value in line[14:]]
+    assert all(re.fullmatch(r"(-?\d+)?", value) for value in integers)
+    assert all(re.fullmatch(r"([0-9a-f]{8})?", value) for value in categories)
+    assert "" in integers and "" in categories
+    assert min(int(value) for value in integers if value) == -3
+
+
+def test_gzip_holds_the_same_lines(tmp_path):
+    plain, packed = write_clicks(tmp_path / "a.tsv", 3000), write_clicks(tmp_path / "a.tsv.gz", 3000)
+    assert plain == packed
+    with pa.input_stream(tmp_path / "a.tsv.gz") as file:
+        assert file.read() == (tmp_path / "a.tsv").read_bytes()
+    assert (tmp_path / "a.tsv.gz").read_bytes()[:2] == b"\x1f\x8b"
+
+
+def test_hex_names_are_distinct_within_and_across_categories():
+    names = [name for c in range(26) for name in synthetic.hex_names(c).to_pylist()]
+    assert len(set(names)) == len(names) == sum(synthetic.CARDINALITIES)
+    digits = np.array([list(name) for name in names[-1000:]])
+    assert all(len(set(column)) == 16 for column in digits.T)  # they look hashed: every digit takes every value
+
+
+def test_ids_follow_zipfs_law_and_counts_have_long_tails():
+    integers, ids = synthetic.draw_values(np.random.default_rng(0), ROWS)
+    for c in (4, 9, 17):
+        n = synthetic.CARDINALITIES[c]
+        seen = ids[c][ids[c] >= 0]
+        expected = np.log1p(1 / np.arange(1, 11)) / np.log(n + 1)
+        share = np.bincount(seen, minlength=n)[:10] / len(seen)
+        np.testing.assert_allclose(share, expected, atol=5 * np.sqrt(0.25 / len(seen)))
+        assert ids[c].min() == -1 and 0.9 * n < seen.max() < n
+    values = integers[10][~np.isnan(integers[10])]
+    assert values.mean() > 1.5 * np.median(values)
+
+
+def test_report_matches_the_file_and_the_oracle_read_back(written, table):
+    path, report = written
+    labels = table["label"].to_numpy()
+    logits = oracle_logits(table)
+    assert report.rows == len(labels) == ROWS
+    assert report.click_rate == pytest.approx(labels.mean(), abs=1e-9)
+    assert 0.25 < report.click_rate < 0.27 and 0.80 < report.best_auc < 0.84
+    assert report.best_auc == pytest.approx(roc_auc_score(labels, logits), abs=1e-5)
+    assert best_auc(path) == report.best_auc
+    assert best_auc(path, rows=slice(TRAIN, None)) == pytest.approx(
+        roc_auc_score(labels[TRAIN:], logits[TRAIN:]), abs=1e-5
+    )
+    assert best_auc(path, rows=slice(1234, 150_001)) == pytest.approx(
+        roc_auc_score(labels[1234:150_001], logits[1234:150_001]), abs=1e-5
+    )
+    assert best_auc(path, effects_seed=1) == pytest.approx(0.5, abs=0.06)  # another model knows nothing of these
+    assert np.isnan(best_auc(path, rows=slice(ROWS, None)))
+
+
+def test_logits_are_calibrated(table):
+    labels, logits = table["label"].to_numpy(), oracle_logits(table).astype(float)
+    order = np.argsort(logits).reshape(10, -1)
+    observed, expected = labels[order].mean(axis=1), (1 / (1 + np.exp(-logits[order]))).mean(axis=1)
+    np.testing.assert_allclose(observed, expected, atol=5 * np.sqrt(0.25 / order.shape[1]))
+
+
+@pytest.mark.parametrize("effects_seed", range(5))
+def test_any_effects_leave_a_gap_that_only_pairs_can_close(effects_seed):
+    model = synthetic.PlantedModel(effects_seed)
+    rng = np.random.default_rng(9)
+    integers, ids = synthetic.draw_values(rng, ROWS)
+    logits = model.logits(integers, ids)
+    clicks = rng.random(ROWS) < 1 / (1 + np.exp(-logits))
+    pairs = {pair: effects[ids[pair[0]], ids[pair[1]]] for pair, effects in model.pairs.items()}
+    for (a, b), effects in pairs.items():  # no single id foretells its pair's effect
+        for c in (a, b):
+            count = np.bincount(ids[c] + 1)[1:]
+            mean = np.bincount(ids[c] + 1, effects)[1:] / count
+            assert np.all(np.abs(mean) < 6 * effects.std() * 2 / np.sqrt(count))
+    best, additive = roc_auc_score(clicks, logits), roc_auc_score(clicks, logits - sum(pairs.values()))
+    assert 0.25 < clicks.mean() < 0.27 and 0.80 < best < 0.84
+    assert additive < best - 0.05
+
+
+def test_what_simple_models_reach(written, table):
+    columns = {name: table[name].to_numpy() for name in INTEGERS}
+    edges = {name: np.unique(np.nanquantile(values, np.linspace(0, 1, 21)[1:-1])) for name, values in columns.items()}
+    binned = np.stack([np.where(np.isnan(v), -1, np.digitize(v, edges[k])) for k, v in columns.items()], 1).astype(int)
+    ids = np.stack([table[name].combine_chunks().dictionary_encode().indices.to_numpy() for name in CATEGORIES], 1)
+    crossed = np.stack([ids[:, a] * 1000 + ids[:, b] for a, b in synthetic.PAIRS], axis=1)
+    dense, sparse, cross = (
+        OneHotEncoder(min_frequency=least, handle_unknown="infrequent_if_exist", dtype=np.float32).fit_transform(x)
+        for x, least in ((binned, 5), (ids, 5), (crossed, 5))
+    )
+    labels = table["label"].to_numpy()
+
+    def reached(features):
+        model = LogisticRegression(C=0.1, tol=1e-3, max_iter=300).fit(features[:TRAIN], labels[:TRAIN])
+        return roc_auc_score(labels[TRAIN:], model.decision_function(features[TRAIN:]))
+
+    best = best_auc(written[0], rows=slice(TRAIN, None))
+    only_dense, everything = reached(dense), reached(hstack([dense, sparse], format="csr"))
+    with_pairs = reached(hstack([dense, sparse, cross], format="csr"))
+    print(f"best {best:.4f}, dense {only_dense:.4f}, everything {everything:.4f}, with pairs {with_pairs:.4f}")
+    assert 0.55 < only_dense < best - 0.05
+    assert only_dense + 0.05 < everything < best - 0.03
+    assert with_pairs > best - 0.02  # the rest of the signal is in the planted pairs
+
+
+@pytest.mark.parametrize("arguments", [{"rows": 0}, {"rows": -5}, {"rows": 10, "seed": -1}])
+def test_arguments_out_of_range_write_nothing(tmp_path, arguments):
+    with pytest.raises(UserError, match=r"rows >= 1") as raised:
+        write_clicks(tmp_path / "a.tsv", **arguments)
+    assert "\n" not in str(raised.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["missing/a.tsv", "folder", "file/a.tsv"])
+def test_unwritable_output_is_refused_and_leaves_nothing(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written") as raised:
+        write_clicks(tmp_path / name, 10)
+    assert str(tmp_path / name) in str(raised.value) and "\n" not in str(raised.value)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "seen"),
+    [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space left on device"), UserError)],
+)
+def test_a_failure_midway_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch, failure, seen):
+    path = tmp_path / "a.tsv"
+    path.write_text("old")
+    write_csv, calls = csv.write_csv, []
+
+    def fail_second(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise failure
+        write_csv(*arguments)
+
+    monkeypatch.setattr(synthetic, "CHUNK_ROWS", 100)
+    monkeypatch.setattr(synthetic.csv, "write_csv", fail_second)
+    with pytest.raises(seen):
+        write_clicks(path, 300)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.tsv"] and path.read_text() == "old"
+    monkeypatch.undo()
+    write_clicks(path, 300)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.tsv"] and len(path.read_text().splitlines()) == 300
+
+
+def test_files_that_are_no_planted_clicks_are_refused(tmp_path):
+    foreign, broken = tmp_path / "foreign.tsv", Path(tmp_path / "broken.tsv")
+    foreign.write_text("\t".join(["1", *["5"] * 13, *["68fd1e64"] * 26]) + "\n")
+    broken.write_text("1\t2\n")
+    for path, message in (
+        (foreign, "not planted"),
+        (broken, "cannot be read"),
+        (tmp_path / "no.tsv", "cannot be read"),
+    ):
+        with pytest.raises(UserError, match=message) as raised:
+            best_auc(path)
+        assert "\n" not in str(raised.value)
