@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from dlrm_dist.errors import UserError
 
+_PROGRAM = "launch/train.py [--config FILE.toml]"
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(ge=0.0)]
 ShardingName = Literal[
@@ -95,7 +96,7 @@ class ShardingSection(Section):
     types: tuple[ShardingName, ...] = ("table_wise", "row_wise")
     """Sharding types the planner may choose from."""
     hbm_gib: Annotated[float, Field(gt=0)] | None = None
-    """Device memory a rank may fill with tables, in GiB; what the device has (on CPU: its share of RAM) if not given."""
+    """Device memory a rank may fill with tables, in GiB; not given: what it has (CPU: its share of RAM)."""
 
 
 class TrainSection(Section):
@@ -199,7 +200,7 @@ def load(arguments: Sequence[str]) -> Config:
     values = _read_toml(path) if path else {}
     _refuse_unknown(values, rest)
     try:
-        return Config(_cli_parse_args=rest, _cli_prog_name="launch/train.py [--config FILE.toml]", **values)
+        return Config(_cli_parse_args=rest, _cli_prog_name=_PROGRAM, **values)  # type: ignore[call-arg]
     except ValidationError as error:
         raise UserError(_one_line(error)) from None
     except SettingsError as error:

@@ -4,7 +4,6 @@ import json
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from torchrec.distributed.types import ShardingPlan

@@ -1,4 +1,4 @@
-"""The process group, ranks, device, threads: everything of a run that belongs to the machine, as one context manager."""
+"""The process group, ranks, device, threads: what of a run belongs to the machine, as one context manager."""
 
 import logging
 import os

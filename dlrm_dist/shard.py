@@ -1,4 +1,4 @@
-"""THE place where parallelism is applied: fused optimizer, then DistributedModelParallel, then one combined optimizer."""
+"""The one place where parallelism is applied: fused optimizer, DistributedModelParallel, combined optimizer."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from torchrec.streamable import Pipelineable
 
 
 @dataclass
-class ClickBatch(Pipelineable):
+class ClickBatch(Pipelineable):  # type: ignore[misc]
     """B rows of one rank, of which the last may be fillers.
 
     Attributes:

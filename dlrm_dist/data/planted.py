@@ -15,7 +15,7 @@ _MIN_COUNT = 5
 
 
 def is_wanted(section: DataSection) -> bool:
-    """Whether planted clicks are to be made: nothing is at `data.path`, and it is the default or rows were asked for."""
+    """Whether planted clicks must be made: nothing is at `data.path`, and it is the default or rows are asked for."""
     default = section.path == DataSection().path
     return not section.path.exists() and (default or section.planted_rows is not None)
 

@@ -54,7 +54,7 @@ class DatasetInfo(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    version: Literal[1] = FORMAT_VERSION
+    version: Literal[1] = 1
     dense: tuple[str, ...]
     categories: tuple[Category, ...]
     lanes: int

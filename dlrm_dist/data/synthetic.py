@@ -31,20 +31,22 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
 DEFAULT_ROWS = 1_200_000
-"""Enough to learn the pairwise effects in two to three passes, see `PAIRS`."""
+"""Measured with 90 % for training: a DLRM with 16-dimensional embeddings comes to 0.003 to 0.004 below the best AUC
+in 2 passes."""
 CHUNK_ROWS = 100_000
-"""Rows drawn and written at a time; a part of the file's definition, as each chunk has its own random generator."""
+"""Rows drawn and written at a time; part of the file's definition, as each chunk has its own random generator."""
 INTEGERS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
-CARDINALITIES = (40, 25, 30, 30, 50, 20, 60, 100, 40)
-CARDINALITIES += (10_000, 3, 12, 20, 8, 30, 15, 25, 30_000, 10, 40, 5, 20, 50, 12, 30, 4)
+CARDINALITIES = np.array(
+    [40, 25, 30, 30, 50, 20, 60, 100, 40, 10_000, 3, 12, 20, 8, 30, 15, 25, 30_000, 10, 40, 5, 20, 50, 12, 30, 4]
+)
 """Ids of each category. The first 9 carry the signal, the others are noise that a model must learn to ignore."""
 PAIRS = ((0, 1), (2, 3), (4, 5))
 """Categories with pairwise effects: few ids, so that most pairs of ids are seen often in `DEFAULT_ROWS` rows."""
 SINGLES = range(6, 9)
 """Categories with an effect per id."""
 PAIR_STD, SINGLE_STD, INTEGER_STD = 0.58, 0.70, 0.25
-"""Standard deviation, in the logit, of each pair's, each single category's and each of 5 integers' effects."""
+"""Standard deviation, in the logit, of each pair's, each single category's and each of 3 integers' effects."""
 RANK = 2
 CLICK_RATE = 0.26
 
@@ -52,7 +54,7 @@ _LOG_MEAN = np.linspace(0.5, 4.5, 13, dtype=np.float32)[:, None]
 _LOG_STD = np.linspace(0.8, 1.4, 13, dtype=np.float32)[:, None]
 _SHIFT = np.array([0, 3, 0, 1, 0, 0, 0, 1, 0, 0, 2, 0, 0], np.float32)[:, None]
 _INTEGER_GAPS = np.array([0.4, 0, 0.2, 0.2, 0.03, 0.2, 0.04, 0, 0.04, 0.4, 0.04, 0.7, 0.2], np.float32)[:, None]
-_CATEGORY_GAPS = np.array([0.9 if n >= 10_000 else 0.02 for n in CARDINALITIES], np.float32)[:, None]
+_CATEGORY_GAPS = np.where(CARDINALITIES >= 10_000, 0.9, 0.02).astype(np.float32)[:, None]
 _SIGNAL_INTEGERS = slice(6, 9)
 _AUC_RANGE, _AUC_BINS = 16.0, 1 << 18
 
@@ -75,6 +77,7 @@ class PlantedModel:
         rng = np.random.default_rng([seed, 1])
         self.phases = rng.uniform(-0.5, 0.5, _LOG_MEAN[_SIGNAL_INTEGERS].shape).astype(np.float32)
         self.singles = {c: SINGLE_STD * _standardised(rng, c, 1) for c in SINGLES}
+        self.names = [_hex_names(category) for category in range(len(CATEGORIES))]
         self.pairs = {}
         for a, b in PAIRS:
             effects = _standardised(rng, a, RANK) @ _standardised(rng, b, RANK).T / np.sqrt(RANK)
@@ -99,6 +102,22 @@ class PlantedModel:
             logits += effects[ids[a], ids[b]]
         return logits.astype(np.float32)
 
+    def raw_logits(self, table: pa.Table | pa.RecordBatch) -> FloatArray:
+        """The true logits, float32 (rows,), of raw rows with columns I1 to I13 (integers) and C1 to C26 (hex digits).
+
+        Raises:
+            UserError: a category has a value that `write_clicks` never writes.
+        """
+        integers = np.stack([_numpy(table[name].cast(pa.float32()), np.nan) for name in INTEGERS])
+        ids = np.empty((len(CATEGORIES), table.num_rows), np.int32)
+        for c, name in enumerate(CATEGORIES):
+            found = pc.index_in(table[name], value_set=self.names[c])
+            filled = pc.sum(pc.greater(pc.utf8_length(table[name]), 0)).as_py() or 0
+            if len(found) - found.null_count != filled:
+                raise UserError(f"column {name}: holds values that were not planted; give clicks that `synth` wrote")
+            ids[c] = _numpy(found, -1)
+        return self.logits(integers, ids)
+
 
 def _standardised(rng: np.random.Generator, category: int, rank: int) -> FloatArray:
     """Random vectors (ids + 1, rank) of mean 0 and variance 1 under the ids' law; the last, for id -1, is 0."""
@@ -118,14 +137,14 @@ def draw_values(rng: np.random.Generator, rows: int) -> tuple[FloatArray, IntArr
     normal = rng.standard_normal((len(INTEGERS), rows), np.float32)
     integers = np.floor(np.exp(_LOG_MEAN + _LOG_STD * normal)) - _SHIFT
     integers[rng.random(integers.shape, np.float32) < _INTEGER_GAPS] = np.nan
-    sizes = np.array(CARDINALITIES, np.int32)[:, None]
+    sizes = CARDINALITIES[:, None].astype(np.int32)
     uniform = rng.random((len(CATEGORIES), rows), np.float32)
     ids = np.minimum(np.exp(uniform * np.log(sizes + 1).astype(np.float32)).astype(np.int32), sizes) - 1
     ids[rng.random(ids.shape, np.float32) < _CATEGORY_GAPS] = -1
     return integers, ids
 
 
-def hex_names(category: int) -> pa.StringArray:
+def _hex_names(category: int) -> pa.StringArray:
     """The 8 hex digits that stand for each id of a category: a bijective mix (murmur3's) of category and id."""
     x = np.arange(CARDINALITIES[category], dtype=np.uint32) + np.uint32(category << 16)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
@@ -164,7 +183,7 @@ def write_clicks(out: Path, rows: int = DEFAULT_ROWS, seed: int = 0, effects_see
     if rows < 1 or min(seed, effects_seed) < 0:
         wrong = f"rows={rows}, seed={seed}, effects_seed={effects_seed}"
         raise UserError(f"cannot write {wrong} to {out}: needs rows >= 1 and seeds >= 0; give others")
-    model, auc, names = PlantedModel(effects_seed), _Auc(), [hex_names(c) for c in range(len(CATEGORIES))]
+    model, auc = PlantedModel(effects_seed), _Auc()
     options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     with _replacing(out) as file, tqdm(total=rows, unit="rows", unit_scale=True, disable=None) as progress:
         for chunk, start in enumerate(range(0, rows, CHUNK_ROWS)):
@@ -173,7 +192,7 @@ def write_clicks(out: Path, rows: int = DEFAULT_ROWS, seed: int = 0, effects_see
             logits = model.logits(integers, ids)
             labels = rng.random(len(logits)) < 1 / (1 + np.exp(-logits.astype(np.float64)))
             auc.add(logits, labels)
-            csv.write_csv(_to_table(labels, integers, ids, names), file, options)
+            csv.write_csv(_to_table(labels, integers, ids, model.names), file, options)
             progress.update(len(labels))
     return Planted(rows, seed, effects_seed, float(auc.counts[1].sum() / rows), auc.value())
 
@@ -207,25 +226,8 @@ def _replacing(out: Path) -> Iterator[pa.NativeFile]:
 
 
 def oracle_logits(table: pa.Table | pa.RecordBatch, effects_seed: int = 0) -> FloatArray:
-    """The true logits, float32 (rows,), of raw rows with columns I1 to I13 (integers) and C1 to C26 (hex digits).
-
-    Raises:
-        UserError: a category's value is none that `write_clicks` writes.
-    """
-    return _raw_logits(PlantedModel(effects_seed), [hex_names(c) for c in range(len(CATEGORIES))], table)
-
-
-def _raw_logits(model: PlantedModel, names: list[pa.StringArray], table: pa.Table | pa.RecordBatch) -> FloatArray:
-    """The model's logits, float32 (rows,), of raw rows; `names` are all ids' hex digits by category."""
-    integers = np.stack([_numpy(table[name].cast(pa.float32()), np.nan) for name in INTEGERS])
-    ids = np.empty((len(CATEGORIES), table.num_rows), np.int32)
-    for c, name in enumerate(CATEGORIES):
-        found = pc.index_in(table[name], value_set=names[c])
-        written = pc.sum(pc.greater(pc.utf8_length(table[name]), 0)).as_py() or 0
-        if len(found) - found.null_count != written:
-            raise UserError(f"column {name}: holds values that were not planted; give clicks that `synth` wrote")
-        ids[c] = _numpy(found, -1)
-    return model.logits(integers.astype(np.float32), ids)
+    """The true logits of raw rows: `PlantedModel.raw_logits` of the model of `effects_seed`."""
+    return PlantedModel(effects_seed).raw_logits(table)
 
 
 def _numpy(column: pa.Array | pa.ChunkedArray, missing: float) -> npt.NDArray[Any]:
@@ -243,17 +245,17 @@ def best_auc(path: Path, effects_seed: int = 0, rows: slice | None = None) -> fl
     """
     wanted = rows or slice(None)
     first, stop = wanted.start or 0, sys.maxsize if wanted.stop is None else wanted.stop
-    model, auc, names = PlantedModel(effects_seed), _Auc(), [hex_names(c) for c in range(len(CATEGORIES))]
-    seen = 0
+    model, auc, seen = PlantedModel(effects_seed), _Auc(), 0
     try:
-        with _open_clicks(path) as reader:
-            for batch in reader:
-                kept = batch.slice(max(first - seen, 0), max(stop - max(seen, first), 0))
-                if kept.num_rows:
-                    auc.add(_raw_logits(model, names, kept), kept["label"].to_numpy() == 1)
-                seen += batch.num_rows
-                if seen >= stop:
-                    break
+        for batch in _open_clicks(path):
+            kept = batch.slice(max(first - seen, 0), max(stop - max(seen, first), 0))
+            if kept.num_rows:
+                auc.add(model.raw_logits(kept), kept["label"].to_numpy() == 1)
+            seen += batch.num_rows
+            if seen >= stop:
+                break
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (OSError, pa.ArrowInvalid) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as clicks ({reason}); write some: dlrm-dist synth") from None

@@ -1,5 +1,4 @@
-"""DLRM: Naumov et al., "Deep Learning Recommendation Model for Personalization and Recommendation Systems",
-arXiv 1906.00091.
+"""DLRM, the deep learning recommendation model of Naumov et al., arXiv 1906.00091.
 
 Shape suffixes: B batch, N dense features, F embedding features, D embedding dim, V = F + 1 vectors that interact.
 """
@@ -73,7 +72,7 @@ class DLRM(nn.Module):
 
 
 def table_configs(features: Sequence[tuple[str, int]], embedding_dim: int) -> list[EmbeddingBagConfig]:
-    """One table named `t_<feature>` for each (feature, rows), initialised U(+-sqrt(1 / rows)) as the paper's code is."""
+    """One table `t_<feature>` for each (feature, rows), initialised U(+-sqrt(1 / rows)) as the paper's code does."""
     return [
         EmbeddingBagConfig(
             name=f"t_{feature}",

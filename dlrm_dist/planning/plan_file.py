@@ -6,9 +6,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from torch.distributed._shard.sharding_spec import EnumerableShardingSpec, ShardMetadata
-from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
-from torchrec.modules.embedding_configs import DataType
+from torchrec.distributed.types import ParameterSharding, ShardingPlan
 
 VERSION = 1
 

@@ -21,7 +21,7 @@ _RESERVED = 0.15
 """Share of a device's memory kept from the tables: activations, the dense part, communication buffers."""
 
 
-class Sharder(EmbeddingBagCollectionSharder):
+class Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
     """All sharding types on every device: the stock sharder offers four on CPU, though all seven train there."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed._shard.sharded_tensor import ShardedTensor
-from torchrec.distributed.types import ShardingPlan
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.types import ShardingPlan
 
 from dlrm_dist import optim
 from dlrm_dist.config import ModelSection, OptimizerSection, RuntimeSection, ShardingSection, TrainSection

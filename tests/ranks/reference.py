@@ -1,4 +1,4 @@
-"""DLRM training without TorchRec: `nn.EmbeddingBag`, one process, float64, optimizers written out from their formulas."""
+"""DLRM training without TorchRec: `nn.EmbeddingBag`, one process, float64, optimizers from their formulas."""
 
 from collections.abc import Iterable
 

@@ -1,0 +1,64 @@
+"""Datasets whose every row can be recognised, and commands run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from dlrm_dist.data.schema import Category, DatasetInfo
+from dlrm_dist.data.vocabulary import id_type
+from dlrm_dist.data.writer import Layout, columns_schema, write_split
+
+ROOT = Path(__file__).resolve().parents[1]
+DENSE = ("I1", "I2")
+LANES, GROUP_ROWS = 12, 4
+MODULUS = 7
+"""Rows of the second table."""
+
+
+def numbered_dataset(
+    folder: Path,
+    splits: dict[str, int],
+    lanes: int = LANES,
+    group_rows: int = GROUP_ROWS,
+    table_rows: int = 10_000,
+) -> DatasetInfo:
+    """A dataset of splits with so many rows each; row n of a split has I1 = C1 = n, C2 = n % 7, a click if n % 3 == 0."""
+    categories = (Category(name="C1", rows=table_rows), Category(name="C2", rows=MODULUS))
+    schema = columns_schema(DENSE, categories, {})
+    folder.mkdir()
+    written = {}
+    for name, rows in splits.items():
+        number = np.arange(rows)
+        columns = {
+            "label": pa.array((number % 3 == 0).astype(np.uint8)),
+            "I1": pa.array(number.astype(np.float32)),
+            "I2": pa.array(np.sin(number).astype(np.float32)),
+            "C1": pa.array(number).cast(id_type(table_rows)),
+            "C2": pa.array((number % MODULUS).astype(np.int32)),
+        }
+        written[name] = write_split([pa.table(columns)], folder / name, schema, Layout(lanes, group_rows))
+    info = DatasetInfo(
+        dense=DENSE, categories=categories, lanes=lanes, group_rows=group_rows, splits=written, transform={}
+    )
+    info.write(folder)
+    return info
+
+
+def run_command(
+    *words: str | Path, folder: Path, timeout: float = 120, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of this environment's `bin` (or "python") in `folder`, as from a shell without a launcher."""
+    program = Path(sys.executable).with_name(str(words[0]))
+    env = {key: value for key, value in os.environ.items() if not key.endswith(("RANK", "WORLD_SIZE"))}
+    return subprocess.run(
+        [str(program), *map(str, words[1:])],
+        cwd=folder,
+        env={**env, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
