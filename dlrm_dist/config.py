@@ -20,6 +20,7 @@ from dlrm_dist.errors import UserError
 
 _PROGRAM = "launch/train.py [--config FILE.toml]"
 Positive = Annotated[int, Field(gt=0)]
+Steps = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0.0)]
 ShardingName = Literal[
     "data_parallel",
@@ -110,6 +111,12 @@ class TrainSection(Section):
     """Stop after that many steps in all."""
     learning_rate: Rate = 0.02
     """Learning rate of tables and MLPs alike, unless the optimizer section says otherwise."""
+    warmup_steps: Steps = 0
+    """Steps over which the learning rates rise linearly to their full value."""
+    decay_start: Steps = 0
+    """Step at which the decay of the learning rates begins, if `train.decay_steps` is given."""
+    decay_steps: Positive | None = None
+    """Steps of a quadratic decay of the learning rates to zero, which is then held; not given: no decay."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the initial weights and of the order of the rows."""
     log_every: Positive = 50
@@ -121,7 +128,7 @@ class EvalSection(Section):
 
     split: str = "valid"
     """Split that is scored at `eval.every` and at the end."""
-    every: Annotated[int, Field(ge=0)] = 0
+    every: Steps = 0
     """Steps between two evaluations; 0: at the end of each epoch only."""
     batch_size: Positive = 8192
     """Global batch of the evaluation."""

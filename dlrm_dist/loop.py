@@ -18,6 +18,7 @@ from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.order import EpochOrder
 from dlrm_dist.evaluate import evaluate
 from dlrm_dist.metrics import ClickMetrics
+from dlrm_dist.optim import learning_rate_factor
 from dlrm_dist.runfolder import RunFolder
 from dlrm_dist.runtime import Session
 from dlrm_dist.shard import ShardedTask
@@ -84,11 +85,11 @@ class Loop:
         sharded: ShardedTask,
         schedule: Schedule,
         run: RunFolder | None,
-        log_every: int,
+        train: TrainSection,
         evaluation: EvalSection,
     ) -> None:
         self._here, self._sharded, self._schedule, self._run = here, sharded, schedule, run
-        self._log_every, self._eval = log_every, evaluation
+        self._train, self._eval = train, evaluation
         self._pipeline = TrainPipelineSparseDist(sharded.model, sharded.optimizer, here.device)
         self._watch = Stopwatch()
         self._marks = [(0, 0.0)]  # (step, training seconds) of each report
@@ -100,8 +101,9 @@ class Loop:
         loss = torch.zeros((), dtype=torch.float64, device=self._here.device)
         scores = None
         for step in range(1, total + 1):
+            self._sharded.scale_learning_rates(learning_rate_factor(self._train, step - 1))
             loss += self._pipeline.progress(batches)[0]
-            if step % self._log_every == 0 or step == total:
+            if step % self._train.log_every == 0 or step == total:
                 self._report(step, loss)
                 loss.zero_()
             if self._is_scored(step):
@@ -139,7 +141,16 @@ class Loop:
         total = self._schedule.total_steps
         left = timedelta(seconds=round((self._schedule.rows_after(total) - rows) / rate))
         mean_loss = loss.item() / (step - last_step)  # waits for the device, once a report
-        self._write({"step": step, "split": "train", "samples": rows, "loss": mean_loss, "samples_per_s": rate})
+        self._write(
+            {
+                "step": step,
+                "split": "train",
+                "samples": rows,
+                "loss": mean_loss,
+                "samples_per_s": rate,
+                "lr": self._sharded.optimizer.param_groups[0]["lr"],
+            }
+        )
         self._say(f"step {step}/{total} loss {mean_loss:.5f} {rate:,.0f} samples/s, {left} left")
 
     def _result(self, scores: ClickMetrics) -> dict[str, Any]:

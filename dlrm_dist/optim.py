@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from dlrm_dist.config import OptimizerSection
+from dlrm_dist.config import OptimizerSection, TrainSection
 from dlrm_dist.errors import UserError
 
 Optimizer = tuple[type[torch.optim.Optimizer], dict[str, Any]]
@@ -44,6 +44,18 @@ def dense_optimizer(section: OptimizerSection, learning_rate: float) -> Optimize
     """The MLPs' optimizer."""
     rate = learning_rate if section.dense_learning_rate is None else section.dense_learning_rate
     return _optimizer(section.dense, rate, section.eps)
+
+
+def learning_rate_factor(section: TrainSection, step: int) -> float:
+    """What the learning rates are multiplied by at `step` (from 0): linear warm-up, then quadratic decay to zero.
+
+    The decay is the one of the paper's code and of MLPerf's DLRM: ((D - t) / D)^2 at t steps behind `decay_start`.
+    """
+    if step < section.warmup_steps:
+        return (step + 1) / section.warmup_steps
+    if section.decay_steps is None or step < section.decay_start:
+        return 1.0
+    return max(0.0, 1 - (step - section.decay_start) / section.decay_steps) ** 2
 
 
 def _optimizer(name: str, learning_rate: float, eps: float) -> Optimizer:

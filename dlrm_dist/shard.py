@@ -31,6 +31,13 @@ class ShardedTask:
 
     model: DistributedModelParallel
     optimizer: CombinedOptimizer
+    learning_rates: tuple[float, ...]
+    """Full learning rate of each of the optimizer's parameter groups."""
+
+    def scale_learning_rates(self, factor: float) -> None:
+        """Set every learning rate, the fused ones too, to `factor` times its full value from the next step on."""
+        for group, rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
+            group["lr"] = rate * factor
 
 
 def shard(
@@ -65,7 +72,8 @@ def shard(
         sharders=[Sharder()],
     )
     _init_tables(model, configs, seed)
-    return ShardedTask(model, _combine(model, sparse, dense))
+    optimizer = _combine(model, sparse, dense)
+    return ShardedTask(model, optimizer, tuple(group["lr"] for group in optimizer.param_groups))
 
 
 def _combine(

@@ -33,7 +33,7 @@ def main(config: Config) -> dict[str, Any]:
         schedule = Schedule.of(config.train, train, drop_last=config.data.last_batch == "drop")
         run = RunFolder(config.run) if here.is_main else None
         sharded = _build(config, info, here, schedule, run)
-        loop = Loop(here, sharded, schedule, run, config.train.log_every, config.eval)
+        loop = Loop(here, sharded, schedule, run, config.train, config.eval)
         result = loop.run(train, valid)
         if valid.split in info.best_auc:
             result["best_reachable_auc"] = info.best_auc[valid.split]

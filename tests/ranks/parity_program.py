@@ -75,7 +75,8 @@ def run_case(case: dict[str, Any], here: Session) -> dict[str, Any]:
     initial = whole(sharded.model.state_dict())
     pipeline = TrainPipelineSparseDist(sharded.model, sharded.optimizer, here.device)
     batches = schedule.batches(reader)
-    for _ in range(schedule.total_steps):
+    for factor in case["factors"]:
+        sharded.scale_learning_rates(factor)
         pipeline.progress(batches)
     fused = sharded.model.fused_optimizer.state_dict()["state"]
     return {

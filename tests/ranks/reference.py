@@ -41,7 +41,12 @@ def table_key(feature: str) -> str:
 
 
 def train(
-    model: ReferenceDLRM, batches: Iterable[ClickBatch], sparse: tuple[str, float], dense: tuple[str, float], eps: float
+    model: ReferenceDLRM,
+    batches: Iterable[ClickBatch],
+    sparse: tuple[str, float],
+    dense: tuple[str, float],
+    eps: float,
+    factors: list[float],
 ) -> dict[str, Tensor]:
     """Train over whole global batches with (optimizer, learning rate); returns each table's second moment."""
     state = {id(p): torch.zeros_like(p) for p in model.mlps.values()}
@@ -49,7 +54,7 @@ def train(
         name: torch.zeros(len(bag), dtype=torch.float64) if sparse[0] == "rowwise_adagrad" else torch.zeros_like(bag)
         for name, bag in model.bags.items()
     }
-    for batch in batches:
+    for batch, factor in zip(batches, factors, strict=True):
         count = int(batch.weights.sum())
         ids = batch.sparse.values().view(len(model.features), -1).T.long()
         logits = model(batch.dense[:count], ids)
@@ -58,9 +63,9 @@ def train(
         loss.backward()
         with torch.no_grad():
             for name, bag in model.bags.items():
-                update(bag, *sparse, eps, moments[name])
+                update(bag, sparse[0], sparse[1] * factor, eps, moments[name])
             for parameter in model.mlps.values():
-                update(parameter, *dense, eps, state[id(parameter)])
+                update(parameter, dense[0], dense[1] * factor, eps, state[id(parameter)])
     return {name: moment.detach() for name, moment in moments.items()}
 
 

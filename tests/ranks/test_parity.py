@@ -17,6 +17,8 @@ PROGRAM = Path(__file__).with_name("parity_program.py")
 MODEL = {"embedding_dim": 8, "bottom_mlp": [16, 8], "top_mlp": [16, 1]}
 EPS = 1e-8
 TOLERANCE = 1e-5
+FACTORS = [min(1.0, (step + 1) / 4) * (0.5 if step > 15 else 1.0) for step in range(20)]
+"""Of the learning rates: they change while training."""
 RATES = {"sgd": (10.0, 0.5), "adagrad": (0.02, 0.02), "rowwise_adagrad": (0.02, 0.02)}
 """Of the tables and of the MLPs: such that both move by more than 0.1 in 20 steps."""
 DENSE = {"sgd": "sgd", "adagrad": "adagrad", "rowwise_adagrad": "adagrad"}
@@ -34,6 +36,7 @@ def settings(case, data):
     kind = case["kind"]
     return {
         "data": str(data),
+        "factors": FACTORS,
         "types": case["types"],
         "model": MODEL,
         "train": {"batch_size": 100, "learning_rate": RATES[kind][1]},
@@ -57,7 +60,7 @@ def reference_run(initial, data, kind, slower=1.0):
     assert schedule.total_steps == 20
     model = ReferenceDLRM(initial, [category.name for category in info.categories])
     sparse, dense = (kind, RATES[kind][0] * slower), (DENSE[kind], RATES[kind][1])
-    return model, train(model, schedule.batches(reader), sparse, dense, EPS)
+    return model, train(model, schedule.batches(reader), sparse, dense, EPS, FACTORS)
 
 
 def largest_difference(run, model, moments):

@@ -1,6 +1,5 @@
 """Batches as ranks see them; every row of these datasets carries its number."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -14,8 +13,8 @@ from dlrm_dist.data.schema import read_info
 from dlrm_dist.errors import RankError, UserError
 from tests.helpers import LANES, MODULUS, numbered_dataset
 
-ROWS = 161
-"""Four stripes of 48 rows, the last of 17: five lanes have two of its rows, seven have one."""
+ROWS = 163
+"""Four stripes of 48 rows, the last of 19: seven lanes have two of its rows, five have one."""
 WORLD_SIZES = [1, 2, 3, 5, 8]
 BATCH_SIZES = [7, 10, 64]
 """Fewer rows than ranks; less than a stripe; more than a stripe. None divides the rows."""
@@ -130,7 +129,7 @@ def test_evaluation_keeps_the_stored_order_in_each_lane(dataset):
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_drop_last_drops_the_partial_batch_alone(dataset, world_size):
     kept, dropped = (all_numbers(steps(dataset, world_size, 10, drop_last=drop)) for drop in (False, True))
-    assert dropped == kept[:-1] and len(kept[-1]) == 1
+    assert dropped == kept[:-1] and len(kept[-1]) == ROWS % 10
     assert steps(dataset, world_size, ROWS + 1, drop_last=True) == []
 
 
@@ -196,7 +195,7 @@ def test_an_id_beyond_its_table_is_named(tmp_path, bad):
     replace_column(folder, "C2", pa.array([0] * 13 + [bad] + [6] * 6))
     with pytest.raises(RankError, match=rf"column C2: id {bad} lies outside its table of 7 rows \(0 to 6\)"):
         steps(folder, 1, 10)
-    # Row 13 is the last of lane 7 (eight lanes of two rows, then four of one), so that only its rank meets it.
+    # Row 13 is the second of lane 6 (eight lanes have two rows, four have one), so that only its rank meets it.
     for rank in range(LANES):
         mine = reader(folder, rank, LANES)
         if rank == 6:
@@ -215,15 +214,6 @@ def test_more_ranks_than_lanes(dataset):
     reader(dataset, 11, LANES)
     with pytest.raises(UserError, match="written in 12 lanes and serves at most as many ranks, not 13"):
         reader(dataset, 0, LANES + 1)
-
-
-def one_line_error(folder, kind=UserError):
-    reading = reader(folder)
-    first = folder / read_info(folder).splits["train"].parts[0]
-    yield first
-    with pytest.raises(kind) as caught:
-        list(reading.batches(reading.order(10, 0)))
-    assert "\n" not in str(caught.value) and str(first) in str(caught.value)
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "not parquet", "data"])
@@ -248,11 +238,12 @@ def test_a_damaged_part_is_one_line_that_names_it(tmp_path, damage):
     with pytest.raises(UserError) as caught:
         list(reading.batches(reading.order(10, 0)))
     text = str(caught.value)
-    assert "\n" not in text and str(path) in text and text.endswith("; prepare it again") or "prepare the dataset again" in text
+    assert "\n" not in text and text.startswith(f"{path}: ") and "; prepare " in text
 
 
 def test_a_batch_moves_as_a_whole(dataset):
     batch = steps(dataset, 1, 10)[0][0]
     moved = batch.to(torch.device("meta"))
-    for field in dataclasses.fields(batch):
-        assert getattr(moved, field.name).device.type == "meta"
+    tensors = (moved.dense, moved.sparse.values(), moved.sparse.lengths(), moved.labels, moved.weights, moved.loss_scale)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert moved.sparse.keys() == batch.sparse.keys()

@@ -1,0 +1,291 @@
+import json
+import os
+import re
+
+import pytest
+
+from dlrm_dist import config
+from dlrm_dist.config import Config, load
+from dlrm_dist.errors import UserError
+from tests.helpers import ROOT, run_command
+
+NO_LIMIT = [
+    "train.max_steps",
+    "sharding.hbm_gib",
+    "data.planted_rows",
+    "optimizer.sparse_learning_rate",
+    "optimizer.dense_learning_rate",
+]
+"""Keys whose default is that there is none."""
+OTHERS = {
+    "data.path": "a b/ü",
+    "data.planted_rows": 5,
+    "data.last_batch": "drop",
+    "model.name": "dlrm",
+    "model.embedding_dim": 8,
+    "model.bottom_mlp": [32, 8],
+    "model.top_mlp": [5, 1],
+    "optimizer.sparse": "sgd",
+    "optimizer.dense": "adam",
+    "optimizer.sparse_learning_rate": 0.1,
+    "optimizer.dense_learning_rate": 1e-5,
+    "optimizer.eps": 1e-10,
+    "sharding.types": ["row_wise", "column_wise"],
+    "sharding.hbm_gib": 0.5,
+    "train.batch_size": 7,
+    "train.epochs": 3,
+    "train.max_steps": 11,
+    "train.learning_rate": 1.0,
+    "train.seed": 9,
+    "train.log_every": 1,
+    "eval.split": "test",
+    "eval.every": 4,
+    "eval.batch_size": 100,
+    "runtime.device": "cpu",
+    "runtime.threads": 2,
+    "runtime.timeout_s": 60,
+    "run.folder": "elsewhere",
+    "run.name": 'it\'s "007"\\',
+}
+"""A value for each key; only model.name has no other one than its default."""
+
+
+def value(loaded, key):
+    section, name = key.split(".")
+    return json.loads(loaded.model_dump_json())[section][name]
+
+
+def as_toml(values):
+    """The keys as tables; numbers, lists and strings are written in JSON's way, which TOML reads."""
+    sections = {}
+    for key, each in values.items():
+        section, name = key.split(".")
+        sections.setdefault(section, []).append(f"{name} = {json.dumps(each, ensure_ascii=False)}")
+    return "\n".join("\n".join([f"[{section}]", *lines]) for section, lines in sections.items())
+
+
+def as_arguments(values):
+    """The keys as `--key value`; a list as `[a,b]`."""
+    words = {key: f"[{','.join(map(str, each))}]" if isinstance(each, list) else str(each) for key, each in values.items()}
+    return [word for key, each in words.items() for word in (f"--{key}", each)]
+
+
+@pytest.fixture
+def toml(tmp_path):
+    def write(text):
+        path = tmp_path / "given.toml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return ["--config", str(path)]
+
+    return write
+
+
+def error_of(arguments):
+    with pytest.raises(UserError) as caught:
+        load(arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_table_of_other_values_has_each_key():
+    assert set(OTHERS) == set(config.known_keys())
+    assert [key for key in OTHERS if value(load([]), key) == OTHERS[key]] == ["model.name"]
+
+
+def test_defaults():
+    loaded = load([])
+    assert loaded == Config()
+    assert (loaded.train.batch_size, loaded.train.learning_rate, loaded.train.max_steps) == (2048, 0.02, None)
+    assert (loaded.model.embedding_dim, loaded.model.bottom_mlp, loaded.model.top_mlp) == (16, (64, 16), (128, 64, 1))
+    assert (loaded.optimizer.sparse, loaded.optimizer.dense) == ("rowwise_adagrad", "adagrad")
+    assert [key for key in config.known_keys() if value(loaded, key) is None] == [
+        key for key in config.known_keys() if key in NO_LIMIT
+    ]
+
+
+@pytest.mark.parametrize("source", ["toml", "arguments", "arguments with ="])
+def test_each_key_can_be_set(toml, source):
+    if source == "toml":
+        words = toml(as_toml(OTHERS))
+    else:
+        words = as_arguments(OTHERS)
+        if source == "arguments with =":
+            words = [f"{key}={each}" for key, each in zip(words[::2], words[1::2], strict=True)]
+    loaded = load(words)
+    assert {key: value(loaded, key) for key in OTHERS} == OTHERS
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(toml):
+    words = toml("[train]\nbatch_size = 3\nseed = 4\n[model]\nbottom_mlp = [4, 8]\n")
+    loaded = load(["--train.batch_size", "9", *words, "--model.embedding_dim", "8"])
+    assert (loaded.train.batch_size, loaded.train.seed, loaded.train.epochs) == (9, 4, 1)
+    assert (loaded.model.embedding_dim, loaded.model.bottom_mlp) == (8, (4, 8))
+    assert load([f"--config={words[1]}", "--model.embedding_dim=8"]).train.batch_size == 3
+
+
+@pytest.mark.parametrize("bottom", [["[32,16]"], ["32,16"], ["32", "--model.bottom_mlp", "16"]])
+def test_forms_of_a_list(bottom):
+    assert load(["--model.bottom_mlp", *bottom]).model.bottom_mlp == (32, 16)
+
+
+@pytest.mark.parametrize("values", [{}, OTHERS, {"train.max_steps": 1}], ids=["defaults", "others", "one"])
+def test_what_is_written_is_read_back_equal(toml, tmp_path, values):
+    loaded = load(toml(as_toml(values)))
+    loaded.write(tmp_path / "written.toml")
+    assert load(["--config", str(tmp_path / "written.toml")]) == loaded
+    assert (loaded == Config()) == (not values)
+
+
+def test_a_config_cannot_be_changed():
+    loaded = load([])
+    with pytest.raises(ValueError, match="frozen"):
+        loaded.train.seed = 1
+    with pytest.raises(ValueError, match="frozen"):
+        loaded.train = loaded.train
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("train.bach_size", "train.batch_size"),
+        ("train.batch-size", "train.batch_size"),
+        ("optimzer.sparse", "optimizer.sparse"),
+        ("model.embeding_dim", "model.embedding_dim"),
+        ("eval.batchsize", "eval.batch_size"),
+    ],
+)
+def test_unknown_keys_are_told_the_nearest(toml, key, near):
+    expected = f"unknown config key {key}: did you mean {near}?"
+    assert error_of([f"--{key}", "3"]) == error_of([f"--{key}=3"]) == expected
+    section, name = key.split(".")
+    told = error_of(toml(f"[{section}]\n{name} = 3"))
+    assert told == expected if section in Config.sections else told.startswith(f"unknown config key {section}: ")
+
+
+@pytest.mark.parametrize("text", ["[zzzz]\na = 1", "zzzz = 1"])
+def test_unknown_sections_without_a_near_key_are_told_where_all_are(toml, text):
+    assert error_of(toml(text)) == error_of(["--zzzz", "1"]) == "unknown config key zzzz: see --help for all keys"
+
+
+@pytest.mark.parametrize("text", ["train = 3", "[[train]]\nseed = 1", 'train = "x"'])
+def test_a_section_that_is_no_table(toml, text):
+    assert "config key train" in error_of(toml(text))
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "allowed"),
+    [
+        ("train.batch_size", "x", "valid integer"),
+        ("train.batch_size", "1.5", "valid integer"),
+        ("train.batch_size", "", "valid integer"),
+        ("train.batch_size", "0", "greater than 0"),
+        ("train.batch_size", "-5", "greater than 0"),
+        ("train.max_steps", "0", "greater than 0"),
+        ("train.seed", "-1", "greater than or equal to 0"),
+        ("train.learning_rate", "-0.1", "greater than or equal to 0"),
+        ("train.learning_rate", "nan", "greater than or equal to 0"),
+        ("eval.every", "-1", "greater than or equal to 0"),
+        ("sharding.hbm_gib", "0", "greater than 0"),
+        ("sharding.types", "row_wize", "'row_wise'"),
+        ("optimizer.sparse", "sdg", "'sgd'"),
+        ("data.last_batch", "keep", "'pad' or 'drop'"),
+        ("runtime.device", "gpu", "'auto', 'cpu' or 'cuda'"),
+        ("runtime.threads", "many", "integer"),
+        ("model.name", "dcn", "'dlrm'"),
+    ],
+)
+def test_wrong_values_name_key_found_and_allowed(toml, key, wrong, allowed):
+    section, name = key.split(".")
+    written = f'["{wrong}"]' if key == "sharding.types" else f'"{wrong}"'
+    for told in (error_of([f"--{key}={wrong}"]), error_of(toml(f"[{section}]\n{name} = {written}"))):
+        assert told.startswith(f"{key}: ") and allowed in told and f"found {wrong!r}" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[train]\nbatch_size = 3.5", "train.batch_size"),
+        ("[train]\nbatch_size = [1]", "train.batch_size"),
+        ("[train]\nbatch_size = {a = 1}", "train.batch_size"),
+        ("[eval]\nsplit = 5", "eval.split"),
+        ('[sharding]\ntypes = "row_wise"', "sharding.types"),
+        ("[model]\ntop_mlp = 1", "model.top_mlp"),
+    ],
+)
+def test_values_of_another_type_in_the_file(toml, text, key):
+    assert error_of(toml(text)).startswith(f"{key}: Input should be ")
+
+
+def test_several_mistakes_are_one_line_that_counts_them(toml):
+    told = error_of(toml("[train]\nbatch_size = 0\nepochs = 0\nseed = -1"))
+    assert told.startswith("train.batch_size: ") and told.endswith("(and 2 more)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model.embedding_dim": 8}, ["model.bottom_mlp", "model.embedding_dim (8)", "[64, 16]"]),
+        ({"model.bottom_mlp": [64, 32]}, ["model.bottom_mlp", "model.embedding_dim (16)", "[64, 32]"]),
+        ({"model.bottom_mlp": []}, ["model.bottom_mlp", "[]"]),
+        ({"model.top_mlp": [64, 2]}, ["model.top_mlp", "must end with 1", "[64, 2]"]),
+        ({"model.top_mlp": []}, ["model.top_mlp", "[]"]),
+    ],
+)
+def test_widths_that_do_not_fit(toml, changes, told):
+    for words in (as_arguments(changes), toml(as_toml(changes))):
+        assert all(part in error_of(words) for part in told)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--config"], "--config needs a file"),
+        (["--config", "none.toml"], "--config none.toml: cannot be read: No such file"),
+        (["--config=none.toml"], "--config none.toml: cannot be read: No such file"),
+        (["--config", "/"], "--config /: cannot be read: Is a directory"),
+        (["--train.batch_size"], "--train.batch_size: expected one argument"),
+        (["--train.batch_size", "--train.seed", "3"], "--train.batch_size: expected one argument"),
+        (["train.batch_size=3"], "unrecognized arguments: train.batch_size=3; see --help"),
+        (["-x"], "unrecognized arguments: -x; see --help"),
+    ],
+)
+def test_wrong_command_lines(words, told):
+    assert told in error_of(words)
+
+
+@pytest.mark.parametrize("text", ["a = ", "[train", "[train]\nseed = 1\nseed = 2", b"\xff\xfe"])
+def test_files_that_are_no_toml(toml, text):
+    words = toml(text)
+    assert error_of(words).startswith(f"--config {words[1]}: is not valid TOML: ")
+
+
+def test_no_environment_variable_is_read(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for key, each in OTHERS.items():
+        section, name = key.split(".")
+        for variable in (f"{section}__{name}", f"{section}_{name}", key, name):
+            for form in (variable, variable.upper(), f"DLRM_DIST_{variable}".upper()):
+                monkeypatch.setenv(form, str(each))
+    for section in Config.sections:
+        monkeypatch.setenv(section.upper(), json.dumps({"seed": 9, "epochs": 3}))
+    (tmp_path / ".env").write_text("TRAIN__SEED=9\nTRAIN={'seed': 9}\n")
+    assert load([]) == Config()
+    assert load([]).train.seed == 0 and os.environ["TRAIN__SEED"] == "9"
+
+
+def test_help_explains_every_key_and_exits_0(tmp_path):
+    done = run_command("python", ROOT / "launch" / "train.py", "--help", folder=tmp_path, COLUMNS="500")
+    assert (done.returncode, done.stderr) == (0, "")
+    options = re.findall(r"^  --(\S+) \S+\s+([^-\s][^\n]*)\(default: .*\)$", done.stdout, flags=re.MULTILINE)
+    explained = dict(options)
+    assert set(explained) == set(config.known_keys())
+    assert all(len(text.split()) >= 2 for text in explained.values())
+    assert "--config FILE.toml" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_example_config_loads():
+    examples = sorted((ROOT / "launch" / "configs").glob("*.toml"))
+    assert ROOT / "launch" / "configs" / "demo.toml" in examples
+    for path in examples:
+        load(["--config", str(path)])

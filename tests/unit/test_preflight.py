@@ -1,0 +1,111 @@
+"""Every refusal before a rank starts; nothing is left behind by any."""
+
+import torch
+import pytest
+
+from dlrm_dist.errors import UserError
+from dlrm_dist.preflight import check
+from tests.helpers import LANES, numbered_dataset
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in ("RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    numbered_dataset(tmp_path / "clicks", {"train": 50, "valid": 3, "test": 20})
+    return tmp_path
+
+
+def refusal(world_size, *arguments, path="clicks"):
+    with pytest.raises(UserError) as caught:
+        check(["--data.path", path, "--runtime.device", "cpu", *arguments], world_size)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_fits_is_let_through_and_leaves_nothing(folder):
+    before = sorted(folder.rglob("*"))
+    check(["--data.path", "clicks", "--runtime.device", "cpu", "--train.batch_size", "50"], 3)
+    check(["--data.path", "clicks", "--eval.split", "test", "--runtime.device", "cpu"], LANES)
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("key", ["train", "eval"])
+def test_a_batch_smaller_than_the_ranks(folder, key):
+    check(["--data.path", "clicks", "--runtime.device", "cpu", f"--{key}.batch_size", "3"], 3)
+    told = refusal(3, f"--{key}.batch_size", "2")
+    assert told.startswith(f"{key}.batch_size is 2, the global batch of 3 ranks") and "use 3 or more" in told
+
+
+def test_a_missing_split(folder):
+    told = refusal(1, "--eval.split", "tset")
+    assert told.startswith("clicks: has no split 'tset'; it has train, valid, test") and "eval.split" in told
+
+
+def test_no_training_rows_at_all(folder):
+    numbered_dataset(folder / "only", {"valid": 20})
+    assert "has no split 'train'; it has valid" in refusal(1, path="only")
+
+
+@pytest.mark.parametrize(("split", "rows", "ranks"), [("valid", 3, 4), ("test", 20, 21), ("train", 50, 51)])
+def test_fewer_rows_than_ranks(folder, split, rows, ranks):
+    arguments = ["--eval.split", split]
+    assert f"split {split} has {rows} rows, too few for one batch on each of {ranks}" in refusal(ranks, *arguments)
+
+
+def test_more_ranks_than_lanes(folder):
+    told = refusal(13, "--eval.split", "test")
+    assert told.startswith("clicks: is written in 12 lanes and serves at most as many ranks, not 13; ")
+
+
+def test_dropping_the_last_batch_when_it_is_the_only_one(folder):
+    dropping = ["--data.last_batch", "drop", "--train.batch_size"]
+    check(["--data.path", "clicks", "--runtime.device", "cpu", *dropping, "50"], 1)
+    told = refusal(1, *dropping, "51")
+    assert told.startswith('clicks: split train has 50 rows, less than one batch of 51, and data.last_batch is "drop"')
+
+
+def test_an_optimizer_without_a_kernel_on_cpu(folder):
+    told = refusal(1, "--optimizer.sparse", "adam")
+    assert told.startswith("optimizer.sparse is adam, which has no fused kernel on CPU; use one of sgd, ")
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_more_ranks_than_gpus(folder, monkeypatch, gpus):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    told = refusal(2, "--runtime.device", "cuda")
+    assert told.startswith(f"runtime.device is cuda, but this host has {gpus} GPUs for 2 ranks; ")
+
+
+def test_a_runs_name_that_is_taken(folder, monkeypatch):
+    (folder / "runs" / "mine").mkdir(parents=True)
+    assert refusal(1, "--run.name", "mine").startswith("runs/mine: a run is there already; choose another --run.name")
+    check(["--data.path", "clicks", "--runtime.device", "cpu", "--run.name", "mine", "--run.folder", "other"], 1)
+    # Rank 1 comes when rank 0 has perhaps made the folder, which then is its own run's.
+    monkeypatch.setenv("RANK", "1")
+    check(["--data.path", "clicks", "--runtime.device", "cpu", "--run.name", "mine"], 1)
+
+
+def test_a_wrong_config_and_a_missing_dataset(folder):
+    assert "did you mean train.batch_size?" in refusal(1, "--train.bach_size", "3")
+    told = refusal(1, path="elsewhere")
+    assert told.startswith("elsewhere: no prepared dataset here") and "dlrm-dist prepare" in told
+    (folder / "empty").mkdir()
+    assert refusal(1, "--data.planted_rows", "5", path="empty").startswith("empty: no prepared dataset here")
+
+
+def test_what_is_to_be_planted_is_not_looked_for(folder):
+    check(["--data.path", "new", "--data.planted_rows", "100", "--runtime.device", "cpu"], 2)
+    check(["--runtime.device", "cpu"], 2)  # the default path, where nothing is
+    assert sorted(path.name for path in folder.iterdir()) == ["clicks"]
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_a_call_for_help_is_let_through(folder, word):
+    check(["--train.bach_size", "3", word], 99)
