@@ -81,6 +81,9 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         "--min-count", type=int, default=2, help="vocabulary: rarer values share one id (default %(default)s)"
     )
     parser.add_argument("--dense", choices=("log1p", "none"), default="log1p", help="transform of the integers")
+    parser.add_argument(
+        "--bins", action="store_true", help="also give each integer as a category: floor(ln(x)^2) above 2, else itself"
+    )
     parser.add_argument("--no-shuffle", action="store_true", help="keep the training rows in file order")
     parser.add_argument("--seed", type=int, default=0, help="seed of the shuffle (default %(default)s)")
     parser.set_defaults(run=_prepare)
@@ -101,6 +104,7 @@ def _prepare(options: argparse.Namespace) -> int:
             hash_rows=options.hash_rows,
             min_count=options.min_count,
             dense=options.dense,
+            bins=options.bins,
             shuffle=not options.no_shuffle,
             seed=options.seed,
         ),

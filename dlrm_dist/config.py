@@ -105,7 +105,7 @@ class TrainSection(Section):
 
     batch_size: Positive = 2048
     """Global batch: rows of one step over all ranks. It stays the same whatever the number of ranks."""
-    epochs: Positive = 1
+    epochs: Positive = 2
     """Times each training row is visited."""
     max_steps: Positive | None = None
     """Stop after that many steps in all."""

@@ -26,7 +26,7 @@ def numbered_dataset(
     group_rows: int = GROUP_ROWS,
     table_rows: int = 10_000,
 ) -> DatasetInfo:
-    """A dataset of splits with so many rows each; row n of a split has I1 = C1 = n, C2 = n % 7, a click if n % 3 == 0."""
+    """A dataset of splits with so many rows each; row n has I1 = C1 = n, C2 = n % 7, and a click if n % 3 == 0."""
     categories = (Category(name="C1", rows=table_rows), Category(name="C2", rows=MODULUS))
     schema = columns_schema(DENSE, categories, {})
     folder.mkdir()

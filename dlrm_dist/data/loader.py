@@ -162,7 +162,7 @@ class SplitReader:
         for i, category in enumerate(self.info.categories):
             column = table[category.name].to_numpy()
             self._check_ids(category.name, category.rows, column)
-            np.take(column, order, out=ids[i])
+            ids[i] = column[order]
         return Rows(dense, ids, table[LABEL].to_numpy()[order].astype(np.float32))
 
     def _check_ids(self, name: str, rows: int, column: npt.NDArray[np.integer]) -> None:
@@ -193,7 +193,7 @@ class SplitReader:
         lengths[:, :count] = 1
         sparse = KeyedJaggedTensor(
             keys=[category.name for category in self.info.categories],
-            values=torch.from_numpy(rows.ids.reshape(-1)),
+            values=torch.from_numpy(np.ascontiguousarray(rows.ids).reshape(-1)),
             lengths=torch.from_numpy(lengths.reshape(-1)),
             stride=batch_size,
             length_per_key=[count] * num_categories,

@@ -36,7 +36,8 @@ class PrepareOptions:
 
     `split` is "none" (all sources are training rows; `valid` and `test` name the others' files), "kaggle" (7 equal
     chunks in file order: 6 train, the last halved into valid and test), or three fractions "0.8,0.1,0.1" in file order.
-    `ids`, `hash_rows`, `min_count` and `dense` are about format kaggle: format slot keeps its ids and dense values.
+    `ids`, `hash_rows`, `min_count`, `dense` and `bins` (each integer is also a category) are about format kaggle:
+    format slot keeps its ids and dense values.
     """
 
     format: raw.Format
@@ -47,6 +48,7 @@ class PrepareOptions:
     hash_rows: int = 1_000_000
     min_count: int = 2
     dense: raw.Dense = "log1p"
+    bins: bool = False
     shuffle: bool = True
     seed: int = 0
     lanes: int = LANES
@@ -116,6 +118,10 @@ def _check_options(options: PrepareOptions) -> None:
     for name, values in allowed.items():
         if getattr(options, name) not in values:
             raise UserError(f"{name}: {getattr(options, name)!r} is unknown; allowed: {', '.join(values)}; choose one")
+    if options.format == "slot" and options.bins:
+        raise UserError(
+            "bins: format slot holds scaled values, not integers; allowed: with format kaggle; leave it out"
+        )
     if options.split != "none" and (options.valid or options.test):
         raise UserError(
             f"split: {options.split!r} cuts the sources, but files for valid or test are given too; allowed: one of "
@@ -195,7 +201,9 @@ class _Rows:
     def _parsed(self, files: Sequence[Path]) -> Iterator[pa.Table]:
         ahead: deque[Future[pa.Table]] = deque()
         for block in (block for file in files for block in raw.read_blocks(file)):
-            ahead.append(self._pool.submit(raw.parse, block, self._options.format, self._options.dense))
+            ahead.append(
+                self._pool.submit(raw.parse, block, self._options.format, self._options.dense, self._options.bins)
+            )
             if len(ahead) > 2 * THREADS:
                 yield ahead.popleft().result()
         while ahead:
@@ -223,6 +231,7 @@ class _Preparation:
 
     def __init__(self, rows: _Rows, splits: dict[str, int], work: Path, options: PrepareOptions) -> None:
         self._rows, self._splits, self._work, self._options = rows, splits, work, options
+        self._names = raw.CATEGORIES + (raw.BINS if options.bins else ())
 
     def run(self, recorded: _Recorded, pool: ThreadPoolExecutor) -> DatasetInfo:
         """Write every split and `dataset.json`."""
@@ -253,7 +262,7 @@ class _Preparation:
         """The training rows, and the coding of the categories, which a vocabulary takes from these rows."""
         rows, options = self._splits["train"], self._options
         tables = self._rows.take(rows)
-        counting = Counting(raw.CATEGORIES) if options.format == "kaggle" and options.ids == "vocabulary" else None
+        counting = Counting(self._names) if options.format == "kaggle" and options.ids == "vocabulary" else None
         if counting is None and not options.shuffle:
             return _in_order(tables), self._fixed_coding()
         spool = Spool(self._work / "spool", rows, options.seed if options.shuffle else None)
@@ -268,8 +277,8 @@ class _Preparation:
     def _fixed_coding(self) -> Coding:
         if self._options.format == "slot":
             return Coding(dict.fromkeys(raw.CATEGORIES, raw.SLOT_ROWS), {})
-        encoders = dict.fromkeys(raw.CATEGORIES, hash_encoder(self._options.hash_rows))
-        return Coding(dict.fromkeys(raw.CATEGORIES, self._options.hash_rows), encoders)
+        encoders = dict.fromkeys(self._names, hash_encoder(self._options.hash_rows))
+        return Coding(dict.fromkeys(self._names, self._options.hash_rows), encoders)
 
 
 def _in_order(tables: Iterable[pa.Table]) -> Iterator[Ordered]:
@@ -295,5 +304,7 @@ def _transform(sources: dict[str, list[Path]], options: PrepareOptions) -> dict[
         result |= {"dense": options.dense, "ids": "hash", "hash_rows": options.hash_rows, "missing_value": MISSING}
     else:
         result |= {"dense": options.dense, "ids": "vocabulary", "min_count": options.min_count}
+    if options.format == "kaggle":
+        result["bins"] = options.bins
     result |= {"split": options.split, "shuffle_seed": options.seed if options.shuffle else None}
     return result | {"sources": {name: [str(file) for file in files] for name, files in sources.items() if files}}

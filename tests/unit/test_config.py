@@ -11,6 +11,7 @@ from tests.helpers import ROOT, run_command
 
 NO_LIMIT = [
     "train.max_steps",
+    "train.decay_steps",
     "sharding.hbm_gib",
     "data.planted_rows",
     "optimizer.sparse_learning_rate",
@@ -36,6 +37,9 @@ OTHERS = {
     "train.epochs": 3,
     "train.max_steps": 11,
     "train.learning_rate": 1.0,
+    "train.warmup_steps": 6,
+    "train.decay_start": 8,
+    "train.decay_steps": 2,
     "train.seed": 9,
     "train.log_every": 1,
     "eval.split": "test",
@@ -66,7 +70,9 @@ def as_toml(values):
 
 def as_arguments(values):
     """The keys as `--key value`; a list as `[a,b]`."""
-    words = {key: f"[{','.join(map(str, each))}]" if isinstance(each, list) else str(each) for key, each in values.items()}
+    words = {
+        key: f"[{','.join(map(str, each))}]" if isinstance(each, list) else str(each) for key, each in values.items()
+    }
     return [word for key, each in words.items() for word in (f"--{key}", each)]
 
 

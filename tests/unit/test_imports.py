@@ -61,7 +61,9 @@ def inner(module, **options):
 
 
 def test_imports_are_found():
-    source = "import torch.distributed as dist\nfrom torch import distributed\ndef f():\n    from dlrm_dist import optim\n"
+    source = (
+        "import torch.distributed as dist\nfrom torch import distributed\ndef f():\n    from dlrm_dist import optim\n"
+    )
     assert imports_of(source) == {"torch.distributed", "dlrm_dist.optim"}
     assert imports_of(source, top_level_only=True) == {"torch.distributed"}
     assert {"dlrm_dist.shard", "dlrm_dist.data.order", "dlrm_dist"} <= set(MODULES)

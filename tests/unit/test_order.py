@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def shares(order, world_size):
     cuts = []
     for rank in range(world_size):
         rows, positions = rank_rows(order, rank, world_size), order.rank_position(edges, rank, world_size)
-        cuts.append([rows[start:stop] for start, stop in zip(positions[:-1], positions[1:], strict=True)])
+        cuts.append([rows[start:stop] for start, stop in itertools.pairwise(positions)])
     return [list(step) for step in zip(*cuts, strict=True)]
 
 

@@ -1,7 +1,7 @@
 """Every refusal before a rank starts; nothing is left behind by any."""
 
-import torch
 import pytest
+import torch
 
 from dlrm_dist.errors import UserError
 from dlrm_dist.preflight import check

@@ -216,7 +216,7 @@ def test_folders_are_read_by_name_without_hidden_files_and_subfolders(tmp_path):
 def test_what_transform_records(tmp_path):
     log = write(tmp_path / "log", random_rows(20))
     hashed = prepare([log], tmp_path / "1", options(ids="hash", hash_rows=50, dense="none", shuffle=True, seed=5))
-    common = {"format": "kaggle", "split": "none", "sources": {"train": [str(log)]}}
+    common = {"format": "kaggle", "bins": False, "split": "none", "sources": {"train": [str(log)]}}
     expected = {"dense": "none", "ids": "hash", "hash_rows": 50, "missing_value": 2**32, "shuffle_seed": 5}
     assert hashed.transform == common | expected
     kept = prepare([log], tmp_path / "2", options(min_count=4))
@@ -343,3 +343,15 @@ def test_an_existing_dataset_is_not_touched(tmp_path):
     with pytest.raises(UserError, match=f"^{tmp_path}/out: exists already"):
         prepare([tmp_path / "none"], tmp_path / "out", options())
     assert (tmp_path / "out" / "mine").read_text() == "keep"
+
+
+def test_integers_as_categories(tmp_path):
+    integers = ["", "-20", "-3", "0", "2", "3", "10", "1000000"]
+    lines = ["\t".join(["0", value, *[""] * 12, *["1"] * 26]) for value in integers]
+    log = tmp_path / "log"
+    log.write_text("\n".join(lines) + "\n")
+    info = prepare([log], tmp_path / "out", options(bins=True, ids="hash", hash_rows=1000, shuffle=False))
+    assert [category.name for category in info.categories] == [*raw.CATEGORIES, *raw.BINS]
+    # floor(ln(x)^2) + 32 above 2, else x + 16, at least 0; a missing integer is a value of its own
+    expected = [2**32 % 1000, 0, 13, 16, 18, 32 + 1, 32 + 5, 32 + 190]
+    assert read(tmp_path / "out", "train")["B1"].to_pylist() == expected
