@@ -14,6 +14,7 @@ $(READY): pyproject.toml launch/environment.py
 
 demo: $(READY) ## sets up, then makes clicks, prepares, plans, trains on 2 ranks and evaluates
 	$(BIN)/torchx run -s local_cwd dist.ddp -j 1x2 launch/train.py --config launch/configs/demo.toml
+	@echo; ls -t runs/*/result.json | head -n 1 | xargs $(BIN)/dlrm-dist result
 
 test: lint ## sets up, then lint, types and tests
 	$(BIN)/pytest

@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_synth(verbs.add_parser("synth", help="write planted clicks in Criteo's raw format"))
     _add_prepare(verbs.add_parser("prepare", help="turn raw click logs into a Parquet dataset"))
+    _add_result(verbs.add_parser("result", help="say how a run ended"))
     return parser
 
 
@@ -114,6 +115,19 @@ def _prepare(options: argparse.Namespace) -> int:
     print(
         f"{options.out}: {sum(category.rows for category in info.categories):,} ids in {len(info.categories)} columns"
     )
+    return 0
+
+
+def _add_result(parser: argparse.ArgumentParser) -> None:
+    parser.description = "The final figures of a run: AUC, samples/s, and where it lies."
+    parser.add_argument("file", type=Path, help="the run's result.json")
+    parser.set_defaults(run=_result)
+
+
+def _result(options: argparse.Namespace) -> int:
+    from dlrm_dist import runfolder
+
+    print(runfolder.describe(runfolder.read_result(options.file)))
     return 0
 
 

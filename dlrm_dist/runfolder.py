@@ -4,6 +4,7 @@ import json
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from torchrec.distributed.types import ShardingPlan
@@ -61,6 +62,31 @@ class RunFolder:
         temporary = self.path / f".{name}.tmp"
         temporary.write_text(json.dumps(values, indent=1) + "\n")
         temporary.replace(self.path / name)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The content of a run's result.json.
+
+    Raises:
+        UserError: it cannot be read, or is none.
+    """
+    try:
+        result: dict[str, Any] = json.loads(path.read_text())
+        describe(result)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: is not the result.json of a finished run: {error}; name runs/NAME/result.json"
+        ) from None
+    return result
+
+
+def describe(result: dict[str, Any]) -> str:
+    """A result in one line."""
+    best = f" (best reachable {result['best_reachable_auc']:.4f})" if "best_reachable_auc" in result else ""
+    return (
+        f"done: {result['split']} AUC {result['auc']:.4f}{best}, log loss {result['log_loss']:.4f}, "
+        f"{result['samples_per_s']:,.0f} samples/s; run folder {result['run']}"
+    )
 
 
 def _environment(session: Session) -> dict[str, Any]:

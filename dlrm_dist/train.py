@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from dlrm_dist import optim, preflight
+from dlrm_dist import optim, preflight, runfolder
 from dlrm_dist.config import Config
 from dlrm_dist.data import planted
 from dlrm_dist.data.loader import SplitReader
@@ -38,8 +38,9 @@ def main(config: Config) -> dict[str, Any]:
         if valid.split in info.best_auc:
             result["best_reachable_auc"] = info.best_auc[valid.split]
         if run:
-            run.write_json("result.json", {**result, "run": str(run.path)})
-            _say_result(result, run)
+            result["run"] = str(run.path)
+            run.write_json("result.json", result)
+            print(runfolder.describe(result), flush=True)
         return result
 
 
@@ -65,13 +66,4 @@ def _build(config: Config, info: DatasetInfo, here: Session, schedule: Schedule,
         partial(optim.sparse_optimizer, config.optimizer, rate),
         partial(optim.dense_optimizer, config.optimizer, rate),
         config.train.seed,
-    )
-
-
-def _say_result(result: dict[str, Any], run: RunFolder) -> None:
-    best = f" (best reachable {result['best_reachable_auc']:.4f})" if "best_reachable_auc" in result else ""
-    print(
-        f"done: {result['split']} AUC {result['auc']:.4f}{best}, log loss {result['log_loss']:.4f}, "
-        f"{result['samples_per_s']:,.0f} samples/s; run folder {run.path}",
-        flush=True,
     )

@@ -39,7 +39,7 @@ def settings(case, data):
         "factors": FACTORS,
         "types": case["types"],
         "model": MODEL,
-        "train": {"batch_size": 100, "learning_rate": RATES[kind][1]},
+        "train": {"batch_size": 100, "epochs": 1, "learning_rate": RATES[kind][1]},
         "optimizer": {"sparse": kind, "dense": DENSE[kind], "eps": EPS, "sparse_learning_rate": RATES[kind][0]},
     }
 
@@ -56,7 +56,7 @@ def sharded_runs(request, small_dataset, tmp_path_factory):
 def reference_run(initial, data, kind, slower=1.0):
     info = read_info(data)
     reader = SplitReader(data, info, "train", 0, 1)
-    schedule = Schedule.of(TrainSection(batch_size=100), reader, drop_last=False)
+    schedule = Schedule.of(TrainSection(batch_size=100, epochs=1), reader, drop_last=False)
     assert schedule.total_steps == 20
     model = ReferenceDLRM(initial, [category.name for category in info.categories])
     sparse, dense = (kind, RATES[kind][0] * slower), (DENSE[kind], RATES[kind][1])

@@ -124,7 +124,7 @@ def test_each_key_can_be_set(toml, source):
 def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(toml):
     words = toml("[train]\nbatch_size = 3\nseed = 4\n[model]\nbottom_mlp = [4, 8]\n")
     loaded = load(["--train.batch_size", "9", *words, "--model.embedding_dim", "8"])
-    assert (loaded.train.batch_size, loaded.train.seed, loaded.train.epochs) == (9, 4, 1)
+    assert (loaded.train.batch_size, loaded.train.seed, loaded.train.epochs) == (9, 4, 2)
     assert (loaded.model.embedding_dim, loaded.model.bottom_mlp) == (8, (4, 8))
     assert load([f"--config={words[1]}", "--model.embedding_dim=8"]).train.batch_size == 3
 
