@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from dlrm_dist import plan_verbs
 from dlrm_dist.errors import UserError
 
 
@@ -22,7 +23,10 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     try:
-        options = _parser().parse_args(arguments)
+        options, rest = _parser().parse_known_args(arguments)
+        if rest and not getattr(options, "takes_config_keys", False):
+            raise UserError(f"unrecognized arguments: {' '.join(rest)}; see dlrm-dist --help")
+        options.config_keys = rest
         return options.run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -37,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_synth(verbs.add_parser("synth", help="write planted clicks in Criteo's raw format"))
     _add_prepare(verbs.add_parser("prepare", help="turn raw click logs into a Parquet dataset"))
+    plan_verbs.add_verbs(verbs.add_parser("plan", help="make, explain, compare and check sharding plans"))
     _add_result(verbs.add_parser("result", help="say how a run ended"))
     return parser
 

@@ -45,7 +45,6 @@ class DataSection(Section):
     path: Path = Path("data/planted")
     """Folder of a prepared dataset (the output of `dlrm-dist prepare`)."""
     planted_rows: Positive | None = None
-    """Rows of planted clicks to make at `data.path` when nothing is there; not given: only at the default path."""
     """Rows of planted clicks to make at `data.path` when nothing is there. Not given: only at the default path, a
     million."""
     last_batch: Literal["pad", "drop"] = "pad"
@@ -53,10 +52,24 @@ class DataSection(Section):
 
 
 class ModelSection(Section):
-    """The network. Table sizes come from the dataset's vocabularies."""
+    """The network."""
 
-    name: Literal["dlrm"] = "dlrm"
-    """Which model: `dlrm` is arXiv 1906.00091 with pairwise dot interaction."""
+    name: Literal["dlrm", "dlrm_dcnv2"] = "dlrm"
+    """Which model: `dlrm` is arXiv 1906.00091 with pairwise dot interaction; `dlrm_dcnv2` is MLPerf's, with a low-rank
+    cross network (arXiv 2008.13535) in its place."""
+    num_embeddings: tuple[Positive, ...] | None = None
+    """Rows of each table, in the order of the categories. Not given: the dataset's vocabularies. Given, plans can be
+    made without a dataset."""
+    multi_hot_sizes: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Ids a sample has in each category, on average, for the planner; not given: 1."""
+    num_dense: Positive = 13
+    """Dense features, where there is no dataset to say it."""
+    cross_layers: Positive = 3
+    """Layers of the cross network of `dlrm_dcnv2`."""
+    cross_rank: Positive = 512
+    """Rank of the cross network's layers."""
+    table_precision: Literal["fp32", "fp16"] = "fp32"
+    """Precision of the tables' weights; the optimizer's state is fp32."""
     embedding_dim: Positive = 16
     """Width of the embeddings, and so of the bottom MLP's output."""
     bottom_mlp: tuple[Positive, ...] = (64, 16)
@@ -73,6 +86,11 @@ class ModelSection(Section):
             )
         if not self.top_mlp or self.top_mlp[-1] != 1:
             raise ValueError(f"model.top_mlp must end with 1, the logit; it is {list(self.top_mlp)}")
+        if self.num_embeddings and self.multi_hot_sizes and len(self.num_embeddings) != len(self.multi_hot_sizes):
+            raise ValueError(
+                f"model.multi_hot_sizes has {len(self.multi_hot_sizes)} values for the {len(self.num_embeddings)} "
+                "tables of model.num_embeddings; give one for each"
+            )
         return self
 
 
@@ -96,6 +114,12 @@ class ShardingSection(Section):
 
     types: tuple[ShardingName, ...] = ("table_wise", "row_wise")
     """Sharding types the planner may choose from."""
+    plan: Path | None = None
+    """A plan file (of `dlrm-dist plan make`) to train by; not given: a plan is made at the start."""
+    cluster: str | None = None
+    """The cluster a plan made at the start assumes, such as `h100` or a TOML file; not given: by this machine's device."""
+    constraints: Path | None = None
+    """A TOML file of constraints by table; it takes the place of `sharding.types`."""
     hbm_gib: Annotated[float, Field(gt=0)] | None = None
     """Device memory a rank may fill with tables, in GiB; not given: what it has (CPU: its share of RAM)."""
 

@@ -76,6 +76,24 @@ class Stopwatch:
         self._started = time.perf_counter() - before
 
 
+class TimedBatches:
+    """An iterator that adds up the seconds its user waits for the next batch."""
+
+    def __init__(self, batches: Iterator[ClickBatch]) -> None:
+        self._batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> "TimedBatches":
+        return self
+
+    def __next__(self) -> ClickBatch:
+        started = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
 class Loop:
     """Trains a sharded task by a schedule, and scores it."""
 
@@ -97,15 +115,16 @@ class Loop:
     def run(self, train: SplitReader, valid: SplitReader) -> dict[str, Any]:
         """Train to the end and score; returns the figures of the last score and of the training. Collective."""
         total = self._schedule.total_steps
-        batches = self._schedule.batches(train)
+        batches = TimedBatches(self._schedule.batches(train))
         loss = torch.zeros((), dtype=torch.float64, device=self._here.device)
         scores = None
         for step in range(1, total + 1):
             self._sharded.scale_learning_rates(learning_rate_factor(self._train, step - 1))
             loss += self._pipeline.progress(batches)[0]
             if step % self._train.log_every == 0 or step == total:
-                self._report(step, loss)
+                self._report(step, loss, batches.seconds)
                 loss.zero_()
+                batches.seconds = 0.0
             if self._is_scored(step):
                 with self._watch.paused():
                     scores = self._score(step, valid)
@@ -129,7 +148,7 @@ class Loop:
         )
         return scores
 
-    def _report(self, step: int, loss_sum: torch.Tensor) -> None:
+    def _report(self, step: int, loss_sum: torch.Tensor, input_seconds: float) -> None:
         """The mean loss since the last report, the speed, and the time left. Collective."""
         loss = loss_sum / self._here.world_size
         dist.all_reduce(loss)
@@ -148,6 +167,8 @@ class Loop:
                 "samples": rows,
                 "loss": mean_loss,
                 "samples_per_s": rate,
+                "step_ms": (seconds - last_seconds) / (step - last_step) * 1e3,
+                "split_ms": {"input": input_seconds / (step - last_step) * 1e3},
                 "lr": self._sharded.optimizer.param_groups[0]["lr"],
             }
         )

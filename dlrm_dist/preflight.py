@@ -4,10 +4,14 @@ from collections.abc import Sequence
 
 from dlrm_dist import config as config_module
 from dlrm_dist import optim, runfolder, runtime
-from dlrm_dist.config import Config
+from dlrm_dist.config import Config, ShardingSection
 from dlrm_dist.data import planted
 from dlrm_dist.data.schema import DatasetInfo, read_info
 from dlrm_dist.errors import UserError
+from dlrm_dist.models.shape import dataset_shape
+from dlrm_dist.planning import check as plan_check
+from dlrm_dist.planning import cluster, constraints, plan_file
+from dlrm_dist.planning.tables import model_tables
 
 
 def check(arguments: Sequence[str], world_size: int) -> None:
@@ -37,19 +41,47 @@ def validate(config: Config, world_size: int) -> None:
                 f"{key}.batch_size is {batch_size}, the global batch of {world_size} ranks: each needs a row at least; "
                 f"use {world_size} or more, or fewer ranks"
             )
+    _validate_plan_files(config.sharding, world_size)
     device = runtime.choose_device(config.runtime.device, 0, runtime.local_world_size())
     optim.check_device(config.optimizer, device.type)
     if runtime.global_rank() == 0:
         runfolder.check(config.run)
 
 
+def _validate_plan_files(section: ShardingSection, world_size: int) -> None:
+    if section.cluster:
+        cluster.load_cluster(section.cluster)
+    if section.constraints:
+        constraints.load_rules(section.constraints)
+    if section.plan:
+        plan = plan_file.read(section.plan)
+        if plan.world_size != world_size and not runtime.is_restart():
+            raise UserError(
+                f"{section.plan}: is for {plan.world_size} ranks ({plan.inputs.cluster.size}), this run has {world_size}; "
+                f"make one: dlrm-dist plan make --config CONFIG --cluster {plan.inputs.cluster.name}:1x{world_size} "
+                "--out NAME.plan.json"
+            )
+
+
 def validate_data(config: Config, info: DatasetInfo, world_size: int) -> None:
     """Check that a dataset serves the run.
 
     Raises:
-        UserError: a split is missing or has too few rows; more ranks than lanes.
+        UserError: a split is missing or has too few rows; more ranks than lanes; tables or a plan that do not fit.
     """
     path = config.data.path
+    shape = dataset_shape(info, config.model)
+    if config.sharding.plan:
+        plan = plan_file.read(config.sharding.plan)
+        problems = plan_check.model_problems(
+            plan, model_tables(config.model, config.optimizer, shape), config.optimizer.sparse
+        )
+        if problems:
+            raise UserError(
+                f"{config.sharding.plan}: {problems[0]} ({len(problems)} in all); make a plan for this model: dlrm-dist "
+                f"plan make --config CONFIG --cluster {plan.inputs.cluster.name}:{plan.inputs.cluster.size} "
+                "--out NAME.plan.json"
+            )
     for name in ("train", config.eval.split):
         if name not in info.splits:
             raise UserError(f"{path}: has no split {name!r}; it has {', '.join(info.splits)} (eval.split chooses one)")

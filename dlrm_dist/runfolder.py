@@ -7,12 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from torchrec.distributed.types import ShardingPlan
-
 from dlrm_dist import __version__
 from dlrm_dist.config import Config, RunSection
 from dlrm_dist.errors import UserError
-from dlrm_dist.planning import plan_file
+from dlrm_dist.planning.plan_file import PlanFile
 from dlrm_dist.runtime import Session
 
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchx", "pyarrow", "numpy")
@@ -46,10 +44,10 @@ class RunFolder:
             except OSError as error:
                 raise UserError(f"{self.path}: cannot be made: {error.strerror}; choose another --run.folder") from None
 
-    def start(self, config: Config, plan: ShardingPlan, session: Session) -> None:
+    def start(self, config: Config, plan: PlanFile, session: Session) -> None:
         """Write what it takes to run it again."""
         config.write(self.path / "config.toml")
-        plan_file.write(plan, self.path / "plan.json")
+        plan.write(self.path / "plan.json")
         self.write_json("environment.json", _environment(session))
 
     def report(self, line: dict[str, Any]) -> None:

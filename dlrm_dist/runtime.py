@@ -3,16 +3,19 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from dlrm_dist.config import RuntimeSection
 from dlrm_dist.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,19 @@ class Session:
         """Whether this is global rank 0."""
         return self.global_rank == 0
 
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` returns on global rank 0, on every rank; its UserError is raised on every rank. Collective."""
+        box: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                box[0] = make()
+            except UserError as error:
+                box[1] = str(error)
+        dist.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise UserError(box[1])
+        return box[0]
+
 
 def global_rank() -> int:
     """The global rank that the launcher gave this process, 0 without a launcher."""
@@ -45,6 +61,11 @@ def world_size() -> int:
 def local_world_size() -> int:
     """The number of ranks on this host, 1 without a launcher."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def is_restart() -> bool:
+    """Whether the launcher has started this process anew after a failure."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def choose_device(name: str, local_rank: int, ranks_on_host: int) -> torch.device:

@@ -10,11 +10,15 @@ from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import DatasetInfo, read_info
 from dlrm_dist.loop import Loop, Schedule
 from dlrm_dist.models.build import build_model
+from dlrm_dist.models.shape import ModelShape, dataset_shape
 from dlrm_dist.models.task import ClickTask
 from dlrm_dist.planning import plan_file
-from dlrm_dist.planning.planner import make_plan
+from dlrm_dist.planning.for_run import machine_at_hand, plan_of_run
+from dlrm_dist.planning.inputs import request_of
+from dlrm_dist.planning.plan_file import PlanFile
+from dlrm_dist.planning.torchrec_plan import to_torchrec
 from dlrm_dist.runfolder import RunFolder
-from dlrm_dist.runtime import Session, session, world_size
+from dlrm_dist.runtime import Session, is_restart, session, world_size
 from dlrm_dist.shard import ShardedTask, shard
 
 
@@ -32,7 +36,7 @@ def main(config: Config) -> dict[str, Any]:
         train, valid = _reader(config, info, "train", here), _reader(config, info, config.eval.split, here)
         schedule = Schedule.of(config.train, train, drop_last=config.data.last_batch == "drop")
         run = RunFolder(config.run) if here.is_main else None
-        sharded = _build(config, info, here, schedule, run)
+        sharded = _build(config, info, here, run)
         loop = Loop(here, sharded, schedule, run, config.train, config.eval)
         result = loop.run(train, valid)
         if valid.split in info.best_auc:
@@ -49,21 +53,36 @@ def _reader(config: Config, info: DatasetInfo, split: str, here: Session) -> Spl
     return SplitReader(config.data.path, info, split, here.global_rank, here.world_size, pin)
 
 
-def _build(config: Config, info: DatasetInfo, here: Session, schedule: Schedule, run: RunFolder | None) -> ShardedTask:
+def _build(config: Config, info: DatasetInfo, here: Session, run: RunFolder | None) -> ShardedTask:
     """The sharded model; its plan is printed, and written into the run folder."""
-    features = [(category.name, category.rows) for category in info.categories]
-    task = ClickTask(build_model(config.model, len(info.dense), features, config.train.seed, here.device))
-    per_rank_batch_size = schedule.orders[0].per_rank_batch_size(here.world_size)
-    plan = make_plan(task, config.sharding, here.device, here.world_size, here.local_world_size, per_rank_batch_size)
+    shape = dataset_shape(info, config.model)
+    features = [(feature.name, feature.rows) for feature in shape.features]
+    task = ClickTask(build_model(config.model, shape.num_dense, features, config.train.seed, here.device))
+    plan, lines = here.from_main(lambda: _plan(config, shape, here))
     if run:
         run.start(config, plan, here)
-        print("\n".join(plan_file.summary(plan)), flush=True)
+        print("\n".join([*lines, *plan_file.summary(plan)]), flush=True)
     rate = config.train.learning_rate
     return shard(
         task,
-        plan,
+        to_torchrec(plan),
         here.device,
         partial(optim.sparse_optimizer, config.optimizer, rate),
         partial(optim.dense_optimizer, config.optimizer, rate),
         config.train.seed,
     )
+
+
+def _plan(config: Config, shape: ModelShape, here: Session) -> tuple[PlanFile, list[str]]:
+    """The plan, and what is to be said about it; on global rank 0."""
+    machine, lines = machine_at_hand(config.sharding, here.device, here.world_size, here.local_world_size)
+    plan, more = plan_of_run(
+        config.sharding,
+        config.model,
+        config.optimizer,
+        shape,
+        machine,
+        request_of(config),
+        restarted=is_restart(),
+    )
+    return plan, lines + more

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from dlrm_dist.config import ModelSection
-from dlrm_dist.models.dlrm import DLRM, init_mlps, table_configs
+from dlrm_dist.models.dlrm import DLRM, CrossInteraction, DotInteraction, init_dense, table_configs
 
 
 def build_model(
@@ -18,17 +18,24 @@ def build_model(
         num_dense: number of dense features.
         features: (name, rows of its table) of each categorical feature.
         seed: of the MLPs' initial weights, which do not depend on the device.
-        device: where the MLPs live.
+        device: where all but the tables lives; on `meta` nothing is allocated or initialised.
     """
-    model = DLRM(
-        num_dense,
-        table_configs(features, section.embedding_dim),
-        section.bottom_mlp,
-        section.top_mlp,
-        tables_device=torch.device("meta"),
-    )
-    init_mlps(model, torch.Generator().manual_seed(seed))
-    model.bottom_mlp.to(device)
-    model.interaction.to(device)
-    model.top_mlp.to(device)
+    with torch.device("meta" if device.type == "meta" else "cpu"):
+        interaction = (
+            DotInteraction(len(features), section.embedding_dim)
+            if section.name == "dlrm"
+            else CrossInteraction(len(features), section.embedding_dim, section.cross_layers, section.cross_rank)
+        )
+        model = DLRM(
+            num_dense,
+            table_configs(features, section.embedding_dim),
+            section.bottom_mlp,
+            section.top_mlp,
+            interaction,
+            tables_device=torch.device("meta"),
+        )
+    if device.type != "meta":
+        init_dense(model, torch.Generator().manual_seed(seed))
+    for part in (model.bottom_mlp, model.interaction, model.top_mlp):
+        part.to(device)
     return model

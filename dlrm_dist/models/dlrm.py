@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torchrec.modules.crossnet import LowRankCrossNet
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -29,10 +30,10 @@ class DotInteraction(nn.Module):
 
     pairs: Tensor
 
-    def __init__(self, num_embeddings: int) -> None:
+    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__()
         vectors = num_embeddings + 1
-        self.num_pairs = vectors * (vectors - 1) // 2
+        self.out_features = embedding_dim + vectors * (vectors - 1) // 2
         rows, columns = zip(*((i, j) for i in range(vectors) for j in range(i + 1, vectors)), strict=True)
         flat = torch.tensor(rows, device="cpu") * vectors + torch.tensor(columns, device="cpu")
         self.register_buffer("pairs", flat, persistent=False)
@@ -45,8 +46,30 @@ class DotInteraction(nn.Module):
         return torch.cat([dense_BD, pairs], dim=1)
 
 
+class CrossInteraction(nn.Module):
+    """The dense vector and the embeddings through a low-rank cross network: DCN v2, Wang et al., arXiv 2008.13535."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, layers: int, rank: int) -> None:
+        super().__init__()
+        self.out_features = (num_embeddings + 1) * embedding_dim
+        self.cross = LowRankCrossNet(self.out_features, layers, rank)
+
+    def forward(self, dense_BD: Tensor, sparse_F_BD: Sequence[Tensor]) -> Tensor:
+        """Float [B, D] and F tensors [B, D] to [B, V D]."""
+        return self.cross(torch.cat([dense_BD, *sparse_F_BD], dim=1))
+
+
 class DLRM(nn.Module):
-    """Bottom MLP, embedding bags (sum pooling), pairwise dot interaction, top MLP; returns logits."""
+    """Bottom MLP, embedding bags (sum pooling), an interaction of their outputs, top MLP; returns logits.
+
+    Args:
+        num_dense: number of dense features.
+        tables: one table a feature, all of one width.
+        bottom_mlp: widths of the bottom MLP's layers, the last that of the tables.
+        top_mlp: widths of the top MLP's layers, the last 1.
+        interaction: a module with `out_features` that takes the dense vector and the embeddings.
+        tables_device: where the tables are made; `meta` takes no memory.
+    """
 
     def __init__(
         self,
@@ -54,14 +77,15 @@ class DLRM(nn.Module):
         tables: Sequence[EmbeddingBagConfig],
         bottom_mlp: Sequence[int],
         top_mlp: Sequence[int],
+        interaction: DotInteraction | CrossInteraction,
         tables_device: torch.device | None = None,
     ) -> None:
         super().__init__()
         self.features = [feature for table in tables for feature in table.feature_names]
         self.bottom_mlp = MLP(num_dense, bottom_mlp)
         self.embeddings = EmbeddingBagCollection(tables=list(tables), device=tables_device)
-        self.interaction = DotInteraction(len(self.features))
-        self.top_mlp = MLP(tables[0].embedding_dim + self.interaction.num_pairs, top_mlp, logit=True)
+        self.interaction = interaction
+        self.top_mlp = MLP(interaction.out_features, top_mlp, logit=True)
 
     def forward(self, dense_BN: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
         """Float [B, N] and a jagged tensor of F keys to logits, float [B]."""
@@ -87,10 +111,15 @@ def table_configs(features: Sequence[tuple[str, int]], embedding_dim: int) -> li
     ]
 
 
-def init_mlps(model: nn.Module, generator: torch.Generator) -> None:
-    """Initialise each Linear as the paper's code does: W ~ N(0, sqrt(2 / (in + out))), b ~ N(0, sqrt(1 / out))."""
+def init_dense(model: nn.Module, generator: torch.Generator) -> None:
+    """Initialise all but the tables: Linear as the paper's code does, W ~ N(0, sqrt(2 / (in + out))), b ~ N(0,
+    sqrt(1 / out)); a cross network with Xavier-normal kernels and no bias, as MLPerf does.
+    """
     for module in model.modules():
         if isinstance(module, nn.Linear):
             fan_out, fan_in = module.weight.shape
             nn.init.normal_(module.weight, std=math.sqrt(2 / (fan_in + fan_out)), generator=generator)
             nn.init.normal_(module.bias, std=math.sqrt(1 / fan_out), generator=generator)
+        elif isinstance(module, LowRankCrossNet):
+            for kernel in (*module.W_kernels, *module.V_kernels):
+                nn.init.xavier_normal_(kernel, generator=generator)

@@ -1,24 +1,62 @@
-"""TorchRec's planner, set up for this project: which tables go to which ranks, cut in which way."""
+"""TorchRec's planner, fed with a described cluster: which tables go to which ranks, cut in which way.
 
-import os
+Runs on one process, without the devices it plans for; the same inputs give the same plan.
+"""
 
-import torch
-import torch.distributed as dist
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
 from torch import nn
-from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.partitioners import GreedyPerfPartitioner
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import PlannerError
-from torchrec.distributed.types import ShardingPlan, ShardingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.distributed.planner.types import (
+    CollectiveType,
+    GeneralizedCommsBandwidth,
+    HardwareConfig,
+    KernelConfig,
+    PlannerError,
+    PlannerErrorType,
+    ShardingOption,
+    TopologyFactory,
+    TrainerConfig,
+)
+from torchrec.distributed.types import ModuleSharder, ShardingType
 
-from dlrm_dist.config import ShardingSection
+from dlrm_dist import __version__
 from dlrm_dist.errors import UserError
+from dlrm_dist.planning import alternatives, estimates, torchrec_plan
+from dlrm_dist.planning.cluster import GIB, Cluster
+from dlrm_dist.planning.constraints import Rule, check_rules_are_used, rule_of
+from dlrm_dist.planning.plan_file import Inputs, PlanFile, Table, TableEstimate
+from dlrm_dist.planning.subject import Subject
 
-GIB = 1 << 30
-_RESERVED = 0.15
-"""Share of a device's memory kept from the tables: activations, the dense part, communication buffers."""
+_MIN_COLUMNS = 4
+"""FBGEMM moves vectors of four numbers: a column shard is a multiple of that wide."""
+_DEFAULT_KERNELS = ("fused", "dense")
+"""Without constraints: what lies in the device's own memory. TorchRec offers `dense` for data-parallel tables only."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a plan is asked for, next to the model and the cluster."""
+
+    batch_size: int
+    sharding_types: tuple[str, ...]
+    rules: tuple[Rule, ...] | None = None
+    rules_file: str | None = None
+    comm_bytes: int = 4
+
+
+class NothingFits(UserError):
+    """No placement of the tables fits into the memory of the ranks."""
 
 
 class Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
@@ -29,76 +67,57 @@ class Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
         return [kind.value for kind in ShardingType]
 
 
-def make_plan(
-    model: nn.Module,
-    section: ShardingSection,
-    device: torch.device,
-    world_size: int,
-    local_world_size: int,
-    per_rank_batch_size: int,
-) -> ShardingPlan:
-    """Plan the model's tables for this run's ranks. Collective when a process group is up: global rank 0's plan counts.
+def make_plan(subject: Subject, cluster: Cluster, request: Request) -> PlanFile:
+    """Plan the model's tables for a cluster.
 
     Raises:
-        UserError: no plan fits; or a table cannot be sharded by any of `sharding.types`.
+        NothingFits: no placement fits into memory.
+        UserError: the constraints cannot be met.
     """
-    topology = _topology(section, device, world_size, local_world_size)
-    planner = EmbeddingShardingPlanner(
-        topology=topology,
-        batch_size=per_rank_batch_size,
-        constraints=_constraints(model, section, world_size, local_world_size),
-        storage_reservation=FixedPercentageStorageReservation(percentage=_RESERVED),
-    )
-    sharders = [Sharder()]
-    try:
-        if dist.is_initialized():
-            plan = planner.collective_plan(model, sharders, dist.group.WORLD)
-        else:
-            plan = planner.plan(model, sharders)
-    except PlannerError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"no sharding plan fits {world_size} ranks: {reason}; use more ranks, a smaller model.embedding_dim, "
-            "or more sharding.types"
-        ) from None
-    _check_complete(model, plan)
-    return plan
-
-
-def tables(model: nn.Module) -> dict[str, int]:
-    """Rows of each table of the model."""
-    return {
-        config.name: config.num_embeddings
-        for module in model.modules()
-        if isinstance(module, EmbeddingBagCollection)
-        for config in module.embedding_bag_configs()
-    }
-
-
-def _topology(section: ShardingSection, device: torch.device, world_size: int, local_world_size: int) -> Topology:
-    if section.hbm_gib is not None:
-        memory = int(section.hbm_gib * GIB)
-    elif device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
-    else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // local_world_size
-    caps = {"hbm_cap": memory} if device.type == "cuda" else {"ddr_cap": memory}
-    return Topology(world_size=world_size, local_world_size=local_world_size, compute_device=device.type, **caps)
-
-
-def _constraints(
-    model: nn.Module, section: ShardingSection, world_size: int, local_world_size: int
-) -> dict[str, ParameterConstraints]:
-    """The allowed types by table; a table too small to be cut by rows stays whole."""
-    constraints = {}
-    for name, rows in tables(model).items():
-        parts = {"row_wise": world_size, "table_row_wise": local_world_size, "grid_shard": local_world_size}
-        types = [kind for kind in section.types if every_part_has_rows(rows, parts.get(kind, 1))]
-        constraints[name] = ParameterConstraints(
-            sharding_types=types or [ShardingType.TABLE_WISE.value],
-            compute_kernels=[EmbeddingComputeKernel.FUSED.value, EmbeddingComputeKernel.DENSE.value],
+    limits = {table.name: _limits(table, cluster, request) for table in subject.tables}
+    topology = _topology(cluster)
+    per_rank_batch_size = -(-request.batch_size // cluster.world_size)
+    enumerator = _Enumerator(topology, per_rank_batch_size, limits)
+    chosen: list[ShardingOption] = []
+    with _quiet_libraries():
+        planner = EmbeddingShardingPlanner(
+            topology=topology,
+            batch_size=per_rank_batch_size,
+            enumerator=enumerator,
+            partitioner=_Partitioner(_fixed_ranks(subject.tables, request.rules)),
+            storage_reservation=FixedPercentageStorageReservation(percentage=0.0),  # the cluster's memory has it
+            constraints=limits,
+            stats=[],
+            callbacks=[lambda options: chosen.extend(options) or options],
         )
-    return constraints
+        try:
+            plan = planner.plan(subject.task, [Sharder()])
+        except PlannerError as error:
+            raise _explain(error, cluster) from None
+    _check_complete(subject.tables, chosen)
+    inputs = inputs_of(subject, cluster, request)
+    return PlanFile(
+        inputs=inputs,
+        digest=inputs.digest(),
+        modules=torchrec_plan.from_torchrec(plan),
+        estimates=_estimates(subject.tables, chosen, enumerator.options, cluster),
+    )
+
+
+def inputs_of(subject: Subject, cluster: Cluster, request: Request) -> Inputs:
+    """All that a plan is made from."""
+    return Inputs(
+        tables=subject.tables,
+        dense=subject.dense,
+        optimizer=subject.optimizer,
+        batch_size=request.batch_size,
+        comm_bytes=request.comm_bytes,
+        sharding_types=request.sharding_types,
+        constraints=request.rules,
+        constraints_file=request.rules_file,
+        cluster=cluster,
+        versions=_versions(),
+    )
 
 
 def every_part_has_rows(rows: int, parts: int) -> bool:
@@ -110,9 +129,199 @@ def every_part_has_rows(rows: int, parts: int) -> bool:
     return (parts - 1) * -(-rows // parts) < rows
 
 
-def _check_complete(model: nn.Module, plan: ShardingPlan) -> None:
+class _Enumerator(EmbeddingEnumerator):  # type: ignore[misc]
+    """All options of all tables, in an order that does not depend on the hash seed, as TorchRec's does."""
+
+    options: list[ShardingOption]
+
+    def enumerate(self, module: nn.Module, sharders: list[ModuleSharder[nn.Module]]) -> list[ShardingOption]:
+        """TorchRec's options, sorted within each table."""
+        found = super().enumerate(module, sharders)
+        order = {name: number for number, name in enumerate(dict.fromkeys(option.name for option in found))}
+        found.sort(key=lambda option: (order[option.name], option.sharding_type, option.compute_kernel))
+        self.options = copy.copy(found)
+        return found
+
+
+class _Partitioner(GreedyPerfPartitioner):  # type: ignore[misc]
+    """TorchRec's greedy partitioner, after the tables whose ranks are fixed have been put there."""
+
+    def __init__(self, fixed: dict[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self._fixed = fixed
+
+    def partition(self, proposal: list[ShardingOption], storage_constraint: Topology) -> list[ShardingOption]:
+        """A rank for each shard of the proposal."""
+        fixed = [option for option in proposal if option.name in self._fixed]
+        if not fixed:
+            return super().partition(proposal, storage_constraint)
+        topology = copy.deepcopy(storage_constraint)
+        for option in fixed:
+            ranks = self._fixed[option.name]
+            for number, shard in enumerate(option.shards):
+                device = topology.devices[ranks[number % len(ranks)]]
+                if not shard.storage.fits_in(device.storage):
+                    message = f"table {option.name} does not fit on rank {device.rank}, which its constraint names"
+                    raise PlannerError(error_type=PlannerErrorType.PARTITION, message=message)
+                shard.rank = device.rank
+                device.storage -= shard.storage
+                device.perf += shard.perf
+        super().partition([option for option in proposal if option.name not in self._fixed], topology)
+        return proposal
+
+
+class _Links(GeneralizedCommsBandwidth):  # type: ignore[misc]
+    """Bytes a millisecond of a collective's buffer, by the cluster's links.
+
+    An all-to-all's share that leaves the host goes through the device's own link out; the rings of the other collectives
+    use the links of all devices of a host at once. What stays on the device costs nothing.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        efficiency = cluster.value("link_efficiency") * 1e6
+        self._intra = cluster.value("intra_host_gb_s") * efficiency
+        self._inter = cluster.value("inter_host_gb_s") * efficiency
+
+    @property
+    def intra_host_bw(self) -> float:
+        """Inside a host."""
+        return self._intra
+
+    @property
+    def inter_host_bw(self) -> float:
+        """Between hosts."""
+        return self._inter
+
+    def get_bw(self, local_world_size: int, world_size: int, collective_type: CollectiveType) -> float:
+        """Buffer size over this is the time of the collective among `world_size` ranks."""
+        if world_size == 1:
+            return float("inf")
+        local = min(local_world_size, world_size)
+        if collective_type == CollectiveType.ALL_TO_ALL:
+            inside, outside = (local - 1) / world_size, (world_size - local) / world_size
+            return 1 / (inside / self._intra + outside / self._inter)
+        ring = self._intra if world_size <= local_world_size else min(self._intra, local * self._inter)
+        return ring * world_size / (world_size - 1)
+
+
+def _topology(cluster: Cluster) -> Topology:
+    """The cluster in TorchRec's terms: bytes, bytes a millisecond. Nothing is left to TorchRec's V100-era defaults."""
+    hbm, ddr = cluster.memory_bytes()
+    lookup = cluster.value("lookup_efficiency") * 1e6
+    return TopologyFactory.create_topology(
+        trainer_config=TrainerConfig(world_size=cluster.world_size, local_world_size=cluster.devices_per_host),
+        hardware_config=HardwareConfig(
+            hbm_cap_bytes=hbm,
+            ddr_cap_bytes=ddr,
+            ssd_cap_bytes=0,
+            hbm_mem_bw=cluster.value("hbm_gb_s") * lookup or 1.0,
+            ddr_mem_bw=cluster.value("ddr_gb_s") * lookup,
+            hbm_to_ddr_mem_bw=cluster.value("host_link_gb_s") * 1e6,
+            ssd_mem_bw=1.0,
+        ),
+        kernel_config=KernelConfig(
+            compute_device=cluster.device,
+            bwd_compute_multiplier=cluster.value("update_multiplier"),
+            generalized_comms_bandwidths=_Links(cluster),
+        ),
+    )
+
+
+def _limits(table: Table, cluster: Cluster, request: Request) -> ParameterConstraints:
+    """The allowed types and kernels of a table, without those that would give a rank no row or too few ranks."""
+    rule = rule_of(table.name, request.rules) if request.rules else None
+    world_size, local = cluster.world_size, cluster.devices_per_host
+    column_parts = max(2, rule.min_ranks or 0, len(rule.ranks or ())) if rule else 2
+    columns = max(_MIN_COLUMNS, table.dim // column_parts // _MIN_COLUMNS * _MIN_COLUMNS)
+    spread = {
+        "table_wise": 1,
+        "row_wise": world_size,
+        "data_parallel": world_size,
+        "column_wise": min(world_size, table.dim // columns),
+        "table_row_wise": local,
+        "table_column_wise": min(local, table.dim // columns),
+        "grid_shard": local,
+    }
+    row_parts = {"row_wise": world_size, "table_row_wise": local, "grid_shard": local}
+    types = [
+        kind
+        for kind in (rule.sharding_types if rule else request.sharding_types)
+        if every_part_has_rows(table.rows, row_parts.get(kind, 1)) and spread[kind] >= (rule and rule.min_ranks or 1)
+    ]
+    if rule and not types:
+        raise UserError(
+            f"constraints: table {table.name} ({table.rows} rows x {table.dim}) cannot be {' or '.join(rule.sharding_types)} "
+            f"on {cluster.size} ranks (pattern {rule.pattern!r}, min_ranks {rule.min_ranks or 1}); allow table_wise or "
+            "data_parallel, or lower min_ranks"
+        )
+    if rule and rule.ranks and max(rule.ranks) >= world_size:
+        raise UserError(
+            f"constraints: table {table.name} is fixed to rank {max(rule.ranks)} (pattern {rule.pattern!r}), but there are "
+            f"{world_size} ranks; use 0 to {world_size - 1}"
+        )
+    ids = [rule.pooling_factor] * len(table.features) if rule and rule.pooling_factor else list(table.ids_per_sample)
+    return ParameterConstraints(
+        sharding_types=types or [ShardingType.TABLE_WISE.value],
+        compute_kernels=list((*rule.compute_kernels, "dense") if rule and rule.compute_kernels else _DEFAULT_KERNELS),
+        min_partition=columns,
+        pooling_factors=ids,
+        feature_names=list(table.features),
+    )
+
+
+def _fixed_ranks(tables: Sequence[Table], rules: tuple[Rule, ...] | None) -> dict[str, tuple[int, ...]]:
+    if not rules:
+        return {}
+    check_rules_are_used([table.name for table in tables], rules)
+    chosen = {table.name: rule_of(table.name, rules).ranks for table in tables}
+    return {name: ranks for name, ranks in chosen.items() if ranks}
+
+
+def _estimates(
+    tables: Sequence[Table], chosen: list[ShardingOption], options: list[ShardingOption], cluster: Cluster
+) -> dict[str, TableEstimate]:
+    """The planner's expectations of the chosen options, and of the others, table by table."""
+    by_name = {option.name: option for option in chosen}
+    shards = {name: estimates.of_shards(option) for name, option in by_name.items()}
+    others = alternatives.of_tables(by_name, options, shards, cluster)
+    return {
+        table.name: TableEstimate(shards=shards[table.name], alternatives=others[table.name]) for table in tables
+    }
+
+
+def _explain(error: PlannerError, cluster: Cluster) -> UserError:
+    """The planner's reasons run over many lines, of which the last attempt's says most."""
+    if error.error_type in (PlannerErrorType.INSUFFICIENT_STORAGE, PlannerErrorType.PARTITION):
+        hbm, ddr = cluster.memory_bytes()
+        return NothingFits(f"no plan fits {cluster.world_size} ranks of {max(hbm, ddr) / GIB:.1f} GiB for tables each")
+    reason = " ".join(str(error).split())[:300]
+    return UserError(f"no plan for {cluster.world_size} ranks: {reason}; allow more sharding types or kernels")
+
+
+def _check_complete(tables: Sequence[Table], chosen: list[ShardingOption]) -> None:
     """Every table must be placed: a planner has dropped tables silently before."""
-    placed = {name for module_plan in plan.plan.values() for name in module_plan}
-    missing = sorted(set(tables(model)) - placed)
+    missing = sorted({table.name for table in tables} - {option.name for option in chosen})
     if missing:
         raise UserError(f"the planner left out {len(missing)} tables: {', '.join(missing[:5])}; change sharding.types")
+
+
+def _versions() -> dict[str, str]:
+    found = {"dlrm_dist": __version__}
+    for package in ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keeps notices that speak to TorchRec's developers off the console."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

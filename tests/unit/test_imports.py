@@ -15,6 +15,7 @@ LAYERS = [
     {"shard", "evaluate", "runfolder"},
     {"preflight", "loop"},
     {"train"},
+    {"plan_verbs"},
     {"cli"},
 ]
 """Parts of the package, lowest first: a part imports itself and parts of lower layers."""

@@ -1,0 +1,68 @@
+"""What a model is built over: its dense features and, for each category, the rows of its table."""
+
+from dataclasses import dataclass
+
+from dlrm_dist.config import DataSection, ModelSection
+from dlrm_dist.data.schema import DatasetInfo, read_info
+from dlrm_dist.errors import UserError
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A category: its name, the rows of its table, the ids that a sample has in it on average."""
+
+    name: str
+    rows: int
+    ids_per_sample: float = 1.0
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The inputs of a model."""
+
+    num_dense: int
+    features: tuple[Feature, ...]
+
+
+def model_shape(data: DataSection, model: ModelSection) -> ModelShape:
+    """The shape by the dataset at `data.path`; without one, by `model.num_embeddings` and `model.num_dense`.
+
+    Raises:
+        UserError: neither is there; or they contradict each other.
+    """
+    if (data.path / "dataset.json").exists():
+        return dataset_shape(read_info(data.path), model)
+    if model.num_embeddings is None:
+        raise UserError(
+            f"{data.path}: no prepared dataset here, and model.num_embeddings is not given; prepare one (dlrm-dist "
+            "prepare), or give the rows of each table"
+        )
+    return _shape(model.num_dense, [f"C{i + 1}" for i in range(len(model.num_embeddings))], model.num_embeddings, model)
+
+
+def dataset_shape(info: DatasetInfo, model: ModelSection) -> ModelShape:
+    """The shape by a dataset, whose tables may be given more rows than it has ids.
+
+    Raises:
+        UserError: `model.num_embeddings` or `model.multi_hot_sizes` does not fit the dataset.
+    """
+    rows = tuple(category.rows for category in info.categories)
+    given = model.num_embeddings or rows
+    if len(given) != len(rows):
+        raise UserError(
+            f"model.num_embeddings has {len(given)} tables, the dataset {len(rows)} categories; give one for each"
+        )
+    for category, table_rows in zip(info.categories, given, strict=True):
+        if table_rows < category.rows:
+            raise UserError(
+                f"model.num_embeddings gives {category.name} {table_rows} rows, but the dataset has ids up to "
+                f"{category.rows - 1}; give {category.rows} or more"
+            )
+    return _shape(len(info.dense), [category.name for category in info.categories], given, model)
+
+
+def _shape(num_dense: int, names: list[str], rows: tuple[int, ...], model: ModelSection) -> ModelShape:
+    sizes = model.multi_hot_sizes or (1.0,) * len(rows)
+    if len(sizes) != len(rows):
+        raise UserError(f"model.multi_hot_sizes has {len(sizes)} values for {len(rows)} categories; give one for each")
+    return ModelShape(num_dense, tuple(Feature(*each) for each in zip(names, rows, sizes, strict=True)))

@@ -1,0 +1,100 @@
+"""Constraints by table: which sharding types, kernels and ranks a plan may use. The first matching pattern wins.
+
+    [[table]]
+    pattern = "t_C1*"                       # as in file names; matches the table's name
+    sharding_types = ["row_wise"]
+    compute_kernels = ["fused"]             # optional
+    pooling_factor = 3.0                    # optional: ids a sample; else the config's
+    min_ranks = 4                           # optional: spread over at least that many
+    ranks = [0, 1]                          # optional: exactly these, for table_wise and column_wise
+"""
+
+import tomllib
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dlrm_dist.config import ShardingName
+from dlrm_dist.errors import UserError
+from dlrm_dist.planning.cluster import PLANS, problem
+
+SHARDING_TYPES: tuple[str, ...] = get_args(ShardingName)
+PINNABLE = ("table_wise", "column_wise")
+"""Types whose shards may lie on any rank; the others lie on all ranks, or on all of a host."""
+
+
+class Rule(BaseModel):
+    """What the tables that match a pattern may be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    pattern: str
+    sharding_types: tuple[ShardingName, ...] = Field(min_length=1)
+    compute_kernels: tuple[str, ...] | None = None
+    pooling_factor: Annotated[float, Field(gt=0)] | None = None
+    min_ranks: Annotated[int, Field(gt=0)] | None = None
+    ranks: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _fixed_ranks_are_possible(self) -> Self:
+        if self.ranks is not None and not set(self.sharding_types) <= set(PINNABLE):
+            raise ValueError(f"{self.pattern}: ranks can be fixed for {' and '.join(PINNABLE)} only")
+        if self.ranks is not None and (not self.ranks or len(set(self.ranks)) != len(self.ranks)):
+            raise ValueError(f"{self.pattern}: ranks must name one rank or more, each once")
+        if self.ranks is not None and "table_wise" in self.sharding_types and len(self.ranks) != 1:
+            raise ValueError(f"{self.pattern}: a table_wise table lies on one rank, not on {len(self.ranks)}")
+        return self
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    table: list[Rule] = Field(min_length=1)
+
+
+def load_rules(text: str | Path) -> tuple[Rule, ...]:
+    """The rules of a constraints file, given by its path or by its name in sharding_plans/constraints/.
+
+    Raises:
+        UserError: it cannot be read, or says something impossible.
+    """
+    path = Path(text)
+    if path.suffix != ".toml":
+        path = PLANS / "constraints" / f"{text}.toml"
+    try:
+        return tuple(_File(**tomllib.loads(path.read_text())).table)
+    except OSError as error:
+        known = ", ".join(sorted(each.stem for each in (PLANS / "constraints").glob("*.toml")))
+        raise UserError(f"{path}: cannot be read: {error.strerror}; known constraints are {known}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise UserError(f"{path}: is not valid TOML: {error}") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {problem(error)}; see sharding_plans/constraints/") from None
+
+
+def rule_of(table: str, rules: tuple[Rule, ...]) -> Rule:
+    """The first rule whose pattern matches a table's name.
+
+    Raises:
+        UserError: none does.
+    """
+    for rule in rules:
+        if fnmatchcase(table, rule.pattern):
+            return rule
+    raise UserError(
+        f'constraints: no pattern matches table {table}; add a [[table]] for it, or a last one with pattern = "*"'
+    )
+
+
+def check_rules_are_used(tables: list[str], rules: tuple[Rule, ...]) -> None:
+    """Refuse a pattern that is no table's first match: it is misspelt, or hidden behind an earlier one.
+
+    Raises:
+        UserError: there is one.
+    """
+    used = {id(rule_of(table, rules)) for table in tables}
+    for rule in rules:
+        if id(rule) not in used and rule.pattern != "*":
+            raise UserError(
+                f"constraints: pattern {rule.pattern!r} is no table's first match; tables are {tables[0]} … {tables[-1]}"
+            )

@@ -1,0 +1,113 @@
+"""The plan of a training run: a given file, or one made on the spot for the machine at hand."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dlrm_dist.config import ModelSection, OptimizerSection, ShardingSection
+from dlrm_dist.errors import UserError
+from dlrm_dist.models.shape import ModelShape
+from dlrm_dist.planning import check, cluster, diff, plan_file
+from dlrm_dist.planning.cluster import GIB, Cluster
+from dlrm_dist.planning.make import plan_model
+from dlrm_dist.planning.plan_file import PlanFile, Table
+from dlrm_dist.planning.planner import Request
+from dlrm_dist.planning.tables import model_tables
+
+
+def plan_of_run(
+    sharding: ShardingSection,
+    model: ModelSection,
+    optimizer: OptimizerSection,
+    shape: ModelShape,
+    machine: Cluster,
+    request: Request,
+    restarted: bool,
+) -> tuple[PlanFile, list[str]]:
+    """The plan to train by, and lines to log about it.
+
+    A restart on another number of hosts (`restarted`) takes the plan file of that size beside the given one, else plans
+    anew under the recorded constraints.
+
+    Raises:
+        UserError: the given plan is for another model or another number of ranks; no plan fits.
+    """
+    if sharding.plan is None:
+        return plan_model(model, optimizer, shape, machine, request), []
+    given = plan_file.read(sharding.plan)
+    tables = model_tables(model, optimizer, shape)
+    problems = check.model_problems(given, tables, optimizer.sparse) + check.shard_problems(given)
+    if problems:
+        raise UserError(f"{sharding.plan}: {problems[0]}{_more(problems)}; make one for this model: {_command(machine)}")
+    found = given.inputs.cluster
+    if (found.hosts, found.devices_per_host, found.device) == (machine.hosts, machine.devices_per_host, machine.device):
+        return given, []
+    if not restarted:
+        raise UserError(
+            f"{sharding.plan}: is for {found.size} {found.device} ranks, this run has {machine.size} on "
+            f"{machine.device}; make one: {_command(machine)}"
+        )
+    plan = _shipped(sharding.plan, machine, tables, optimizer.sparse)
+    origin = f"the plan file of that size beside {sharding.plan}"
+    if plan is None:
+        old = given.inputs
+        recorded = Request(old.batch_size, old.sharding_types, old.constraints, old.constraints_file, old.comm_bytes)
+        plan, origin = plan_model(model, optimizer, shape, machine, recorded), "a new plan under its constraints"
+    lines = [f"restarted on {machine.size} ranks, the plan was for {found.size}: using {origin}"]
+    return plan, lines + diff.text(given, plan)
+
+
+def machine_at_hand(
+    sharding: ShardingSection, device: torch.device, world_size: int, local_world_size: int
+) -> tuple[Cluster, list[str]]:
+    """This run's machines as a cluster, with the memory found here, and lines to say about what had to be assumed.
+
+    Raises:
+        UserError: `sharding.cluster` is unknown, or is for another kind of device.
+    """
+    lines = []
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    if sharding.cluster:
+        known: Cluster | None = cluster.load_cluster(sharding.cluster)
+    else:
+        known = cluster.cluster_of_device(device.type, gpu)
+    if known is None:
+        known = cluster.load_cluster("h100")
+        lines.append(f"no cluster file knows {gpu}: the plan assumes the speed of an h100; --sharding.cluster says otherwise")
+    if known.device != device.type:
+        raise UserError(
+            f"sharding.cluster {sharding.cluster} describes {known.device} devices, this run is on {device.type}; "
+            "leave it out to plan for this machine"
+        )
+    sized = known.resized(-(-world_size // local_world_size), local_world_size)
+    key = "hbm_gib" if device.type == "cuda" else "ddr_gib"
+    if sharding.hbm_gib is not None:
+        kept = sharding.hbm_gib / (1 - sized.value("reserved"))
+        return sized.with_constant(key, kept, "sharding.hbm_gib, and the reserve"), lines
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory / GIB
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / local_world_size
+    return sized.with_constant(key, memory, "this machine"), lines
+
+
+def _shipped(path: Path, machine: Cluster, tables: Sequence[Table], optimizer: str) -> PlanFile | None:
+    """The sound plan beside `path` whose name differs in the size only: <model>_<hosts>x<devices>_<hardware>.plan.json."""
+    sibling = path.with_name(re.sub(r"_\d+x\d+_", f"_{machine.size}_", path.name))
+    if sibling == path or not sibling.is_file():
+        return None
+    plan = plan_file.read(sibling)
+    sized = (plan.inputs.cluster.size, plan.inputs.cluster.device) == (machine.size, machine.device)
+    sound = not check.model_problems(plan, tables, optimizer) + check.shard_problems(plan)
+    return plan if sized and sound else None
+
+
+def _command(machine: Cluster) -> str:
+    return f"dlrm-dist plan make --config CONFIG --cluster {machine.name}:{machine.size} --out NAME.plan.json"
+
+
+def _more(problems: Sequence[str]) -> str:
+    return f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
