@@ -117,7 +117,7 @@ class ShardingSection(Section):
     plan: Path | None = None
     """A plan file (of `dlrm-dist plan make`) to train by; not given: a plan is made at the start."""
     cluster: str | None = None
-    """The cluster a plan made at the start assumes, such as `h100` or a TOML file; not given: by this machine's device."""
+    """The cluster a plan made at the start assumes, such as `h100` or a TOML file; not given: by this machine."""
     constraints: Path | None = None
     """A TOML file of constraints by table; it takes the place of `sharding.types`."""
     hbm_gib: Annotated[float, Field(gt=0)] | None = None

@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class RankError(UserError):
     """A mistake that one rank alone can see, such as a bad row in its own part of the data."""
+
+
+class NothingFitsError(UserError):
+    """No placement of the tables fits into the memory of the ranks."""

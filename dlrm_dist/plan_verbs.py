@@ -12,11 +12,9 @@ from pathlib import Path
 from dlrm_dist import config as config_module
 from dlrm_dist.config import Config
 from dlrm_dist.errors import UserError
-from dlrm_dist.models.shape import model_shape
 from dlrm_dist.planning import check, diff, fit, measured, plan_file
 from dlrm_dist.planning import explain as explain_module
 from dlrm_dist.planning.cluster import Cluster, load_cluster
-from dlrm_dist.planning.constraints import load_rules
 from dlrm_dist.planning.plan_file import PlanFile
 
 
@@ -91,7 +89,7 @@ def _diff(options: argparse.Namespace) -> int:
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", type=Path, help="a plan file")
     _add_config(parser)
-    parser.add_argument("--cluster", help="the cluster it must be for; not given: the one it names, as it is described now")
+    parser.add_argument("--cluster", help="the cluster it must be for; not given: the one it names")
     parser.set_defaults(run=_check)
 
 
@@ -99,7 +97,7 @@ def _check(options: argparse.Namespace) -> int:
     """Exit code 1 with each problem on a line; a plan of another version is a problem too."""
     try:
         plan = plan_file.read(options.plan)
-    except plan_file.OtherVersion as error:
+    except plan_file.OtherVersionError as error:
         print(error)
         return 1
     current = None
@@ -165,7 +163,7 @@ def _plan(config: Config, cluster: Cluster, constraints: str | None) -> PlanFile
 
 
 def _current_cluster(given: str | None, plan: PlanFile) -> Cluster:
-    """The cluster as it is described now; a plan made on the spot for a machine has no better description than its own."""
+    """The cluster as it is described now; that of a plan made for the machine at hand is in the plan alone."""
     if given:
         return load_cluster(given)
     old = plan.inputs.cluster
@@ -181,7 +179,7 @@ def _warnings(plan: PlanFile) -> list[str]:
     names = [name for name, sharding in plan.placed() if sharding.sharding_type in cut]
     if names and plan.inputs.optimizer == "rowwise_adagrad":
         return [
-            f"note: {', '.join(names)}: cut by columns, row-wise Adagrad keeps a moment for each part of a row, so that "
-            "training differs from that of whole tables"
+            f"note: {', '.join(names)}: cut by columns, row-wise Adagrad keeps a moment for each part of a row, "
+            "so training differs from that of whole tables"
         ]
     return []

@@ -57,9 +57,9 @@ def _validate_plan_files(section: ShardingSection, world_size: int) -> None:
         plan = plan_file.read(section.plan)
         if plan.world_size != world_size and not runtime.is_restart():
             raise UserError(
-                f"{section.plan}: is for {plan.world_size} ranks ({plan.inputs.cluster.size}), this run has {world_size}; "
-                f"make one: dlrm-dist plan make --config CONFIG --cluster {plan.inputs.cluster.name}:1x{world_size} "
-                "--out NAME.plan.json"
+                f"{section.plan}: is for {plan.world_size} ranks ({plan.inputs.cluster.size}), this run has "
+                f"{world_size}; make one: dlrm-dist plan make --config CONFIG --cluster "
+                f"{plan.inputs.cluster.name}:1x{world_size} --out NAME.plan.json"
             )
 
 
@@ -78,8 +78,8 @@ def validate_data(config: Config, info: DatasetInfo, world_size: int) -> None:
         )
         if problems:
             raise UserError(
-                f"{config.sharding.plan}: {problems[0]} ({len(problems)} in all); make a plan for this model: dlrm-dist "
-                f"plan make --config CONFIG --cluster {plan.inputs.cluster.name}:{plan.inputs.cluster.size} "
+                f"{config.sharding.plan}: {problems[0]} ({len(problems)} in all); make a plan for this model: "
+                f"dlrm-dist plan make --config CONFIG --cluster {plan.inputs.cluster.name}:{plan.inputs.cluster.size} "
                 "--out NAME.plan.json"
             )
     for name in ("train", config.eval.split):

@@ -112,8 +112,10 @@ def table_configs(features: Sequence[tuple[str, int]], embedding_dim: int) -> li
 
 
 def init_dense(model: nn.Module, generator: torch.Generator) -> None:
-    """Initialise all but the tables: Linear as the paper's code does, W ~ N(0, sqrt(2 / (in + out))), b ~ N(0,
-    sqrt(1 / out)); a cross network with Xavier-normal kernels and no bias, as MLPerf does.
+    """Initialise all but the tables.
+
+    Linear as the paper's code does, W ~ N(0, sqrt(2 / (in + out))), b ~ N(0, sqrt(1 / out)); a cross network with
+    Xavier-normal kernels and zero bias, as MLPerf's.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):

@@ -22,7 +22,7 @@ def shard_problems(plan: PlanFile) -> list[str]:
     tables = {table.name: table for table in plan.inputs.tables}
     placed = dict(plan.placed())
     found = [f"table {name} has no place in the plan" for name in tables if name not in placed]
-    found += [f"table {name} is placed, but is no table of the plan's model" for name in placed if name not in tables]
+    found += [f"table {name} is placed, but is no table of the model" for name in placed if name not in tables]
     for name, sharding in placed.items():
         if name in tables:
             found += _table_problems(tables[name], sharding, plan.inputs.cluster)
@@ -36,12 +36,14 @@ def memory_problems(plan: PlanFile) -> list[str]:
     for kind, cap, used in (("HBM", hbm_cap, hbm_use(plan)), ("DDR", ddr_cap, ddr_use(plan))):
         for rank, have in enumerate(used):
             if have > cap:
-                found.append(f"rank {rank} needs {have / GIB:.2f} GiB of {kind}, {(have - cap) / GIB:.2f} more than it has")
+                found.append(
+                    f"rank {rank} needs {have / GIB:.2f} GiB of {kind}, {(have - cap) / GIB:.2f} more than it has"
+                )
     return found
 
 
 def hbm_use(plan: PlanFile) -> list[float]:
-    """Bytes of HBM on each rank: the estimate, or what the shards' weights and optimizer state take, if that is more."""
+    """Bytes of HBM on each rank: the estimate, or the shards' weights and optimizer state, if that is more."""
     return _use(plan, in_hbm=True)
 
 
@@ -73,50 +75,56 @@ def model_problems(plan: PlanFile, tables: Sequence[Table], optimizer: str) -> l
 def stale_inputs(plan: PlanFile, current: Inputs) -> list[str]:
     """What the plan was made from and what it would be made from now differ."""
     old = plan.inputs
-    found = []
-    if old.batch_size != current.batch_size:
-        found.append(f"stale: batch size {old.batch_size} in the plan, {current.batch_size} in the config")
-    if [t.ids_per_sample for t in old.tables] != [t.ids_per_sample for t in current.tables]:
-        found.append("stale: the ids a sample has (model.multi_hot_sizes) differ")
-    if old.dense != current.dense:
-        found.append("stale: the layers around the tables differ (model section)")
-    if old.comm_bytes != current.comm_bytes:
-        found.append("stale: the precision of the exchange differs (sharding.comm_precision)")
-    if old.constraints != current.constraints:
-        found.append(f"stale: the constraints differ from {current.constraints_file or 'none'}")
-    if old.constraints is None and old.sharding_types != current.sharding_types:
-        found.append(f"stale: sharding types {list(old.sharding_types)}, now {list(current.sharding_types)}")
-    if old.cluster.size != current.cluster.size:
-        found.append(f"world size: the plan is for {old.cluster.size} ranks, not for {current.cluster.size}")
-    if old.cluster.constants != current.cluster.constants:
-        names = [name for name in type(old.cluster.constants).model_fields if old.cluster.value(name) != current.cluster.value(name)]
-        found.append(f"stale: cluster {old.cluster.name} has changed: {', '.join(names) or 'the sources of its constants'}")
-    return found
+    ids = ([t.ids_per_sample for t in old.tables], [t.ids_per_sample for t in current.tables])
+    without_rules = old.constraints is None and current.constraints is None
+    differences = {
+        f"stale: batch size {old.batch_size} in the plan, {current.batch_size} in the config": (
+            old.batch_size != current.batch_size
+        ),
+        "stale: the ids a sample has differ (model.multi_hot_sizes)": ids[0] != ids[1],
+        "stale: the layers around the tables differ (model section)": old.dense != current.dense,
+        "stale: the precision of the exchange differs (sharding.comm_precision)": old.comm_bytes != current.comm_bytes,
+        f"stale: the constraints differ from {current.constraints_file or 'none'}": old.constraints
+        != current.constraints,
+        f"stale: sharding types {list(old.sharding_types)} in the plan, {list(current.sharding_types)} in the config": (
+            without_rules and old.sharding_types != current.sharding_types
+        ),
+        f"world size: the plan is for {old.cluster.size} ranks, not for {current.cluster.size}": (
+            old.cluster.size != current.cluster.size
+        ),
+        f"stale: cluster {old.cluster.name} is described otherwise now: {_changed_constants(old, current)}": (
+            old.cluster.constants != current.cluster.constants
+        ),
+    }
+    return [line for line, differs in differences.items() if differs]
 
 
-def _table_problems(table: Table, sharding: TableSharding, cluster: Cluster) -> Iterator[str]:
-    if sharding.sharding_type not in SHARDING_TYPES:
-        yield f"table {table.name}: no sharding type {sharding.sharding_type!r}"
-        return
-    bad = [rank for rank in sharding.ranks or () if not 0 <= rank < cluster.world_size]
+def _changed_constants(old: Inputs, new: Inputs) -> str:
+    names = type(old.cluster.constants).model_fields
+    return ", ".join(name for name in names if old.cluster.value(name) != new.cluster.value(name)) or "other sources"
+
+
+def _table_problems(table: Table, sharding: TableSharding, cluster: Cluster) -> list[str]:
+    name, kind, ranks = f"table {table.name}", sharding.sharding_type, sharding.ranks or ()
+    if kind not in SHARDING_TYPES:
+        return [f"{name}: no sharding type {kind!r}"]
+    bad = [rank for rank in ranks if not 0 <= rank < cluster.world_size]
     if bad:
-        yield f"table {table.name}: rank {bad[0]} does not exist among {cluster.world_size}"
-        return
-    if sharding.sharding_type == "data_parallel":
-        if sharding.ranks is not None and set(sharding.ranks) != set(range(cluster.world_size)):
-            yield f"table {table.name}: is data-parallel, but not on every rank"
-        return
-    if sharding.shards is None or sharding.ranks is None:
-        yield f"table {table.name}: has no shards"
-        return
-    if len(sharding.shards) != len(sharding.ranks):
-        yield f"table {table.name}: {len(sharding.shards)} shards for {len(sharding.ranks)} ranks"
-        return
-    for shard, rank in zip(sharding.shards, sharding.ranks, strict=True):
+        return [f"{name}: rank {bad[0]} does not exist among {cluster.world_size}"]
+    if kind == "data_parallel":
+        everywhere = not ranks or set(ranks) == set(range(cluster.world_size))
+        return [] if everywhere else [f"{name}: is data-parallel, but not on every rank"]
+    shards = sharding.shards or ()
+    if not shards or len(shards) != len(ranks):
+        return [f"{name}: {len(shards)} shards for {len(ranks)} ranks"]
+    return [*_misplaced(name, shards, ranks, cluster), *_coverage(table, shards)]
+
+
+def _misplaced(name: str, shards: Sequence[Shard], ranks: Sequence[int], cluster: Cluster) -> Iterator[str]:
+    for shard, rank in zip(shards, ranks, strict=True):
         device = "cpu" if cluster.device == "cpu" else f"cuda:{rank % cluster.devices_per_host}"
         if shard.placement != f"rank:{rank}/{device}":
-            yield f"table {table.name}: a shard of rank {rank} is placed on {shard.placement}, not on rank:{rank}/{device}"
-    yield from _coverage(table, sharding.shards)
+            yield f"{name}: the shard of rank {rank} is placed on {shard.placement}, not on rank:{rank}/{device}"
 
 
 def _coverage(table: Table, shards: Sequence[Shard]) -> Iterator[str]:

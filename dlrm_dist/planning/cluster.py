@@ -1,8 +1,8 @@
 """A cluster as numbers: what the planner and the prediction of a step know of the machines.
 
-Each constant says whether it was measured, published or assumed, and where it comes from. Clusters that the project knows
-are files in sharding_plans/clusters/, one for each kind of machine; `h100:16x8` means 16 hosts of `h100.toml` with 8
-devices each.
+Each constant says whether it was measured, published or assumed, and where it comes from. Clusters that the project
+knows are files in sharding_plans/clusters/, one for each kind of machine; `h100:16x8` means 16 hosts of `h100.toml`
+with 8 devices each.
 """
 
 import difflib

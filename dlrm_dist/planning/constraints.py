@@ -1,12 +1,12 @@
 """Constraints by table: which sharding types, kernels and ranks a plan may use. The first matching pattern wins.
 
-    [[table]]
-    pattern = "t_C1*"                       # as in file names; matches the table's name
-    sharding_types = ["row_wise"]
-    compute_kernels = ["fused"]             # optional
-    pooling_factor = 3.0                    # optional: ids a sample; else the config's
-    min_ranks = 4                           # optional: spread over at least that many
-    ranks = [0, 1]                          # optional: exactly these, for table_wise and column_wise
+[[table]]
+pattern = "t_C1*"                       # as in file names; matches the table's name
+sharding_types = ["row_wise"]
+compute_kernels = ["fused"]             # optional
+pooling_factor = 3.0                    # optional: ids a sample; else the config's
+min_ranks = 4                           # optional: spread over at least that many
+ranks = [0, 1]                          # optional: exactly these, for table_wise and column_wise
 """
 
 import tomllib
@@ -96,5 +96,6 @@ def check_rules_are_used(tables: list[str], rules: tuple[Rule, ...]) -> None:
     for rule in rules:
         if id(rule) not in used and rule.pattern != "*":
             raise UserError(
-                f"constraints: pattern {rule.pattern!r} is no table's first match; tables are {tables[0]} … {tables[-1]}"
+                f"constraints: pattern {rule.pattern!r} is no table's first match; the tables are {tables[0]} to "
+                f"{tables[-1]}"
             )

@@ -57,7 +57,9 @@ def _change(label: str, old: float, new: float) -> str:
 
 
 def _key(sharding: TableSharding | None) -> object:
-    return None if sharding is None else (sharding.sharding_type, sharding.compute_kernel, sharding.ranks, sharding.shards)
+    return (
+        None if sharding is None else (sharding.sharding_type, sharding.compute_kernel, sharding.ranks, sharding.shards)
+    )
 
 
 def _place(sharding: TableSharding | None) -> str:

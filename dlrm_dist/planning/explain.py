@@ -10,7 +10,6 @@ from dlrm_dist.planning.measured import Measured
 from dlrm_dist.planning.plan_file import Alternative, PlanFile, Table, rank_text
 
 _RANKS_SHOWN = 32
-_EMBEDDING = ("id_exchange", "lookup", "forward_exchange", "backward_exchange", "update")
 
 
 def explain(plan: PlanFile, measured: Measured | None = None) -> dict[str, Any]:
@@ -38,10 +37,18 @@ def explain(plan: PlanFile, measured: Measured | None = None) -> dict[str, Any]:
             "digest": plan.digest,
         },
         "tables": [
-            _table(plan, table, slowest) for table in plan.inputs.tables if table.name in placed and table.name in plan.estimates
+            _table(plan, table, slowest)
+            for table in plan.inputs.tables
+            if table.name in placed and table.name in plan.estimates
         ],
         "ranks": [
-            {"rank": load.rank, "hbm_gib": load.hbm / GIB, "ddr_gib": load.ddr / GIB, "ms": load.total, **load.milliseconds}
+            {
+                "rank": load.rank,
+                "hbm_gib": load.hbm / GIB,
+                "ddr_gib": load.ddr / GIB,
+                "ms": load.total,
+                **load.milliseconds,
+            }
             for load in loads
         ],
         "caps": {"hbm_gib": hbm_cap / GIB, "ddr_gib": ddr_cap / GIB},
@@ -74,7 +81,8 @@ def text(found: dict[str, Any]) -> Iterator[str]:
     yield from (f"problem: {line}" for line in found["problems"])
     yield ""
     yield (
-        f"{'table':<10} {'rows':>12} {'sharding':<18} {'kernel':<10} {'ranks':<9} {'GiB':>8} {'lookup':>8} {'update':>8} "
+        f"{'table':<10} {'rows':>12} {'sharding':<18} {'kernel':<10} {'ranks':<9} {'GiB':>8} {'lookup':>8} "
+        f"{'update':>8} "
         f"{'ids':>8} {'fwd exch':>8} {'bwd exch':>8}  next best, and the slowest rank's ms with it"
     )
     for each in found["tables"]:
@@ -111,6 +119,11 @@ def write_page(found: dict[str, Any], plan: PlanFile, path: Path) -> None:
     from dlrm_dist.planning import page
 
     page.write(found, plan, path)
+
+
+def _rank(load: step.RankLoad) -> dict[str, Any]:
+    memory = {"hbm_gib": load.hbm / GIB, "ddr_gib": load.ddr / GIB}
+    return {"rank": load.rank, **memory, "ms": load.total, **load.milliseconds}
 
 
 def _table(plan: PlanFile, table: Table, slowest: float) -> dict[str, Any]:

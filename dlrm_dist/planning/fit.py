@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from dlrm_dist.errors import NothingFitsError
 from dlrm_dist.planning import step
 from dlrm_dist.planning.cluster import Cluster
 from dlrm_dist.planning.plan_file import PlanFile
-from dlrm_dist.planning.planner import NothingFits
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,17 @@ def points(cluster: Cluster, most: int, plan: Callable[[Cluster], PlanFile]) -> 
     for sized in sizes(cluster, most):
         try:
             yield Point(sized, step.predict(plan(sized)))
-        except NothingFits:
+        except NothingFitsError:
             yield Point(sized, None)
 
 
 def as_dict(point: Point) -> dict[str, Any]:
     """A size as plain values."""
-    values: dict[str, Any] = {"ranks": point.cluster.world_size, "size": point.cluster.size, "fits": point.step is not None}
+    values: dict[str, Any] = {
+        "ranks": point.cluster.world_size,
+        "size": point.cluster.size,
+        "fits": point.step is not None,
+    }
     if point.step:
         slow, fast = point.step.samples_per_s()
         values |= {

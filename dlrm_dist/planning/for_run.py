@@ -41,7 +41,9 @@ def plan_of_run(
     tables = model_tables(model, optimizer, shape)
     problems = check.model_problems(given, tables, optimizer.sparse) + check.shard_problems(given)
     if problems:
-        raise UserError(f"{sharding.plan}: {problems[0]}{_more(problems)}; make one for this model: {_command(machine)}")
+        raise UserError(
+            f"{sharding.plan}: {problems[0]}{_more(problems)}; make one for this model: {_command(machine)}"
+        )
     found = given.inputs.cluster
     if (found.hosts, found.devices_per_host, found.device) == (machine.hosts, machine.devices_per_host, machine.device):
         return given, []
@@ -76,7 +78,9 @@ def machine_at_hand(
         known = cluster.cluster_of_device(device.type, gpu)
     if known is None:
         known = cluster.load_cluster("h100")
-        lines.append(f"no cluster file knows {gpu}: the plan assumes the speed of an h100; --sharding.cluster says otherwise")
+        lines.append(
+            f"no cluster file knows {gpu}: the plan assumes an h100's speed; --sharding.cluster says otherwise"
+        )
     if known.device != device.type:
         raise UserError(
             f"sharding.cluster {sharding.cluster} describes {known.device} devices, this run is on {device.type}; "
@@ -95,7 +99,7 @@ def machine_at_hand(
 
 
 def _shipped(path: Path, machine: Cluster, tables: Sequence[Table], optimizer: str) -> PlanFile | None:
-    """The sound plan beside `path` whose name differs in the size only: <model>_<hosts>x<devices>_<hardware>.plan.json."""
+    """The sound plan beside `path` of the machine's size: <model>_<hosts>x<devices>_<hardware>.plan.json."""
     sibling = path.with_name(re.sub(r"_\d+x\d+_", f"_{machine.size}_", path.name))
     if sibling == path or not sibling.is_file():
         return None

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from dlrm_dist.config import ModelSection, OptimizerSection
-from dlrm_dist.errors import UserError
+from dlrm_dist.errors import NothingFitsError, UserError
 from dlrm_dist.models.shape import ModelShape
 from dlrm_dist.planning.cluster import GIB, Cluster
 from dlrm_dist.planning.constraints import Rule
 from dlrm_dist.planning.plan_file import PlanFile
-from dlrm_dist.planning.planner import NothingFits, Request, make_plan
+from dlrm_dist.planning.planner import Request, make_plan
 from dlrm_dist.planning.subject import make_subject
 from dlrm_dist.planning.tables import model_tables
 
@@ -22,13 +22,15 @@ def plan_model(
     """The plan.
 
     Raises:
-        NothingFits: no plan fits; the message names tables, missing GiB, and changes that were tried and fit.
+        NothingFitsError: no plan fits; the message names tables, missing GiB, and changes that were tried and fit.
         UserError: the constraints cannot be met.
     """
     try:
         return make_plan(make_subject(model, optimizer, shape), cluster, request)
-    except NothingFits as error:
-        raise NothingFits(f"{error}: {_missing(model, optimizer, shape, cluster)}; {_advice(model, optimizer, shape, cluster, request)}") from None
+    except NothingFitsError as error:
+        missing = _missing(model, optimizer, shape, cluster)
+        advice = _advice(model, optimizer, shape, cluster, request)
+        raise NothingFitsError(f"{error}: {missing}; {advice}") from None
 
 
 def _missing(model: ModelSection, optimizer: OptimizerSection, shape: ModelShape, cluster: Cluster) -> str:
@@ -52,7 +54,7 @@ def _advice(
     model: ModelSection, optimizer: OptimizerSection, shape: ModelShape, cluster: Cluster, request: Request
 ) -> str:
     """The changes that the planner was asked about, and that fit."""
-    found = []
+    found: list[str] = []
     for advice, attempt in _attempts(model, optimizer, cluster, request):
         try:
             make_plan(make_subject(attempt[0], attempt[1], shape), attempt[2], attempt[3])

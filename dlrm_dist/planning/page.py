@@ -25,7 +25,10 @@ def write(found: dict[str, Any], plan: PlanFile, path: Path) -> None:
     source = files("dlrm_dist.planning").joinpath("page.html.j2").read_text()
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = template.from_string(source).render(
-        **found, memory=_memory(found, plan), time=_time(found), part_colours=dict(zip(_PARTS, _PART_COLOURS, strict=True))
+        **found,
+        memory=_memory(found, plan),
+        time=_time(found),
+        part_colours=dict(zip(_PARTS, _PART_COLOURS, strict=True)),
     )
     try:
         path.write_text(html)
@@ -41,7 +44,10 @@ def _memory(found: dict[str, Any], plan: PlanFile) -> dict[str, Any]:
         for shard in plan.estimates[name].shards:
             here = per_rank[shard.rank]
             here[name] = here.get(name, 0.0) + (shard.hbm + shard.ddr) / GIB
-    colours = {name: f"hsl({360 * i * 7 // max(1, len(names)) % 360} 55% {(45, 60, 72)[i % 3]}%)" for i, name in enumerate(names)}
+    colours = {
+        name: f"hsl({360 * i * 7 // max(1, len(names)) % 360} 55% {(45, 60, 72)[i % 3]}%)"
+        for i, name in enumerate(names)
+    }
     cap = found["caps"]["hbm_gib"] or found["caps"]["ddr_gib"]
     return {"colours": colours, **_bars(per_rank, colours, "GiB", cap)}
 
@@ -58,7 +64,8 @@ def _bars(per_rank: list[dict[str, float]], colours: dict[str, str], unit: str, 
     each = -(-len(per_rank) // _MOST_BARS)
     groups = [range(first, min(first + each, len(per_rank))) for first in range(0, len(per_rank), each)]
     stacks = [
-        {name: sum(per_rank[rank].get(name, 0.0) for rank in group) / len(group) for name in colours} for group in groups
+        {name: sum(per_rank[rank].get(name, 0.0) for rank in group) / len(group) for name in colours}
+        for group in groups
     ]
     highest = max(sum(stack.values()) for stack in stacks)
     top = max(highest, min(cap or 0.0, 3 * highest)) or 1.0

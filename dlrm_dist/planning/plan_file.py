@@ -118,8 +118,11 @@ class ShardEstimate(_Strict):
 
 
 class Alternative(_Strict):
-    """Another way for one table, all others as they are: the slowest rank's milliseconds with it, None if it does not
-    fit, and the bytes that it takes on all ranks together."""
+    """Another way for one table, all others staying as they are.
+
+    `slowest_rank` is the slowest rank's milliseconds with it, None if it does not fit; `bytes` is what it takes on all
+    ranks together.
+    """
 
     sharding_type: str
     compute_kernel: str
@@ -164,10 +167,12 @@ class PlanFile(_Strict):
             temporary.write_text(_block("{", _lines(self.model_dump(mode="json")), "}") + "\n")
             temporary.replace(path)
         except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}; name a file in a folder that exists") from None
+            raise UserError(
+                f"{path}: cannot be written: {error.strerror}; name a file in a folder that exists"
+            ) from None
 
 
-class OtherVersion(UserError):
+class OtherVersionError(UserError):
     """A plan file of another version of the format."""
 
 
@@ -185,9 +190,9 @@ def read(path: Path) -> PlanFile:
     except (ValueError, AttributeError):
         raise UserError(f"{path}: is not a plan file (JSON as `dlrm-dist plan make` writes it)") from None
     if version != VERSION:
-        raise OtherVersion(
-            f"{path}: is a plan file of version {version}, this program reads version {VERSION}; make it anew: dlrm-dist "
-            "plan make"
+        raise OtherVersionError(
+            f"{path}: is a plan file of version {version}, this program reads version {VERSION}; make it anew: "
+            "dlrm-dist plan make"
         )
     try:
         return PlanFile.model_validate(values)
@@ -199,7 +204,9 @@ def summary(plan: PlanFile) -> list[str]:
     """A line a table: type, kernel, ranks."""
     lines = [f"{'table':<12} {'sharding':<18} {'kernel':<18} ranks"]
     for name, sharding in plan.placed():
-        lines.append(f"{name:<12} {sharding.sharding_type:<18} {sharding.compute_kernel:<18} {rank_text(sharding.ranks)}")
+        lines.append(
+            f"{name:<12} {sharding.sharding_type:<18} {sharding.compute_kernel:<18} {rank_text(sharding.ranks)}"
+        )
     return lines
 
 

@@ -31,7 +31,7 @@ from torchrec.distributed.planner.types import (
 from torchrec.distributed.types import ModuleSharder, ShardingType
 
 from dlrm_dist import __version__
-from dlrm_dist.errors import UserError
+from dlrm_dist.errors import NothingFitsError, UserError
 from dlrm_dist.planning import alternatives, estimates, torchrec_plan
 from dlrm_dist.planning.cluster import GIB, Cluster
 from dlrm_dist.planning.constraints import Rule, check_rules_are_used, rule_of
@@ -55,10 +55,6 @@ class Request:
     comm_bytes: int = 4
 
 
-class NothingFits(UserError):
-    """No placement of the tables fits into the memory of the ranks."""
-
-
 class Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
     """All sharding types on every device: the stock sharder offers four on CPU, though all seven train there."""
 
@@ -71,7 +67,7 @@ def make_plan(subject: Subject, cluster: Cluster, request: Request) -> PlanFile:
     """Plan the model's tables for a cluster.
 
     Raises:
-        NothingFits: no placement fits into memory.
+        NothingFitsError: no placement fits into memory.
         UserError: the constraints cannot be met.
     """
     limits = {table.name: _limits(table, cluster, request) for table in subject.tables}
@@ -79,6 +75,11 @@ def make_plan(subject: Subject, cluster: Cluster, request: Request) -> PlanFile:
     per_rank_batch_size = -(-request.batch_size // cluster.world_size)
     enumerator = _Enumerator(topology, per_rank_batch_size, limits)
     chosen: list[ShardingOption] = []
+
+    def keep(options: list[ShardingOption]) -> list[ShardingOption]:
+        chosen.extend(options)
+        return options
+
     with _quiet_libraries():
         planner = EmbeddingShardingPlanner(
             topology=topology,
@@ -88,7 +89,7 @@ def make_plan(subject: Subject, cluster: Cluster, request: Request) -> PlanFile:
             storage_reservation=FixedPercentageStorageReservation(percentage=0.0),  # the cluster's memory has it
             constraints=limits,
             stats=[],
-            callbacks=[lambda options: chosen.extend(options) or options],
+            callbacks=[keep],
         )
         try:
             plan = planner.plan(subject.task, [Sharder()])
@@ -173,8 +174,8 @@ class _Partitioner(GreedyPerfPartitioner):  # type: ignore[misc]
 class _Links(GeneralizedCommsBandwidth):  # type: ignore[misc]
     """Bytes a millisecond of a collective's buffer, by the cluster's links.
 
-    An all-to-all's share that leaves the host goes through the device's own link out; the rings of the other collectives
-    use the links of all devices of a host at once. What stays on the device costs nothing.
+    An all-to-all's share that leaves the host goes through the device's own link out; the rings of the other
+    collectives use the links of all devices of a host at once. What stays on the device costs nothing.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -246,18 +247,20 @@ def _limits(table: Table, cluster: Cluster, request: Request) -> ParameterConstr
     types = [
         kind
         for kind in (rule.sharding_types if rule else request.sharding_types)
-        if every_part_has_rows(table.rows, row_parts.get(kind, 1)) and spread[kind] >= (rule and rule.min_ranks or 1)
+        if every_part_has_rows(table.rows, row_parts.get(kind, 1)) and spread[kind] >= ((rule and rule.min_ranks) or 1)
     ]
+    if world_size == 1 and len(types) > 1:
+        types = [kind for kind in types if kind not in row_parts]  # nothing to cut, only exchanges to pay
     if rule and not types:
         raise UserError(
-            f"constraints: table {table.name} ({table.rows} rows x {table.dim}) cannot be {' or '.join(rule.sharding_types)} "
-            f"on {cluster.size} ranks (pattern {rule.pattern!r}, min_ranks {rule.min_ranks or 1}); allow table_wise or "
-            "data_parallel, or lower min_ranks"
+            f"constraints: table {table.name} ({table.rows} x {table.dim}) cannot be "
+            f"{' or '.join(rule.sharding_types)} on {cluster.size} ranks (pattern {rule.pattern!r}, min_ranks "
+            f"{rule.min_ranks or 1}); allow table_wise or data_parallel, or lower min_ranks"
         )
     if rule and rule.ranks and max(rule.ranks) >= world_size:
         raise UserError(
-            f"constraints: table {table.name} is fixed to rank {max(rule.ranks)} (pattern {rule.pattern!r}), but there are "
-            f"{world_size} ranks; use 0 to {world_size - 1}"
+            f"constraints: table {table.name} is fixed to rank {max(rule.ranks)} (pattern {rule.pattern!r}), but there "
+            f"are {world_size} ranks; use 0 to {world_size - 1}"
         )
     ids = [rule.pooling_factor] * len(table.features) if rule and rule.pooling_factor else list(table.ids_per_sample)
     return ParameterConstraints(
@@ -284,16 +287,16 @@ def _estimates(
     by_name = {option.name: option for option in chosen}
     shards = {name: estimates.of_shards(option) for name, option in by_name.items()}
     others = alternatives.of_tables(by_name, options, shards, cluster)
-    return {
-        table.name: TableEstimate(shards=shards[table.name], alternatives=others[table.name]) for table in tables
-    }
+    return {table.name: TableEstimate(shards=shards[table.name], alternatives=others[table.name]) for table in tables}
 
 
 def _explain(error: PlannerError, cluster: Cluster) -> UserError:
     """The planner's reasons run over many lines, of which the last attempt's says most."""
     if error.error_type in (PlannerErrorType.INSUFFICIENT_STORAGE, PlannerErrorType.PARTITION):
         hbm, ddr = cluster.memory_bytes()
-        return NothingFits(f"no plan fits {cluster.world_size} ranks of {max(hbm, ddr) / GIB:.1f} GiB for tables each")
+        return NothingFitsError(
+            f"no plan fits {cluster.world_size} ranks of {max(hbm, ddr) / GIB:.1f} GiB for tables each"
+        )
     reason = " ".join(str(error).split())[:300]
     return UserError(f"no plan for {cluster.world_size} ranks: {reason}; allow more sharding types or kernels")
 

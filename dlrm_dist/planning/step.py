@@ -1,9 +1,9 @@
 """The predicted time of a training step: the planner's figures for the embeddings, and all that it does not know.
 
-The planner rates lookups, updates and exchanges. Added here are the dense layers (operations over the arithmetic's speed),
-their all-reduce (a ring), their optimizer and the input (bytes over bandwidths), the start-up time of each collective, and a
-step's fixed overhead; all constants are the cluster's. Two bounds are given: every part after another (serial), and
-arithmetic, links and input each at its own pace, the slowest deciding (overlapped).
+The planner rates lookups, updates and exchanges. Added here are the dense layers (operations over the arithmetic's
+speed), their all-reduce (a ring), their optimizer and the input (bytes over bandwidths), the start-up time of each
+collective, and a step's fixed overhead; all constants are the cluster's. Two bounds are given: every part after another
+(serial), and arithmetic, links and input each at its own pace, the slowest deciding (overlapped).
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from dlrm_dist.planning import check
 from dlrm_dist.planning.plan_file import PlanFile, ShardEstimate
 
 DENSE_OPTIMIZER_PASSES = 5
-"""Reads and writes of a parameter's bytes in a dense update with one moment: gradient, moment and weight in, two out."""
+"""Times a parameter's bytes are moved by a dense update: gradient, moment and weight in, moment and weight out."""
 _BUCKET_BYTES = 25e6
 """DDP reduces gradients in buckets of that size."""
 
@@ -140,7 +140,7 @@ def predict(plan: PlanFile) -> Step:
 
 
 def _ring_milliseconds(plan: PlanFile, size: float) -> float:
-    """An all-reduce of `size` bytes: each rank sends and receives 2 (W - 1) / W of it; a host's devices share its links."""
+    """An all-reduce of `size` bytes: each rank sends 2 (W - 1) / W of it; a host's devices share its links."""
     cluster, world_size = plan.inputs.cluster, plan.world_size
     link = cluster.value("intra_host_gb_s")
     if cluster.hosts > 1:
@@ -149,8 +149,11 @@ def _ring_milliseconds(plan: PlanFile, size: float) -> float:
 
 
 def _latency_milliseconds(plan: PlanFile) -> float:
-    """Start-up of a step's collectives: four for each kind of sharding that exchanges (ids and their lengths, forward,
-    backward), two more where a second level follows, and the buckets of the all-reduce."""
+    """Start-up of a step's collectives.
+
+    Four for each kind of sharding that exchanges (ids and their lengths, forward, backward), two more where a second
+    level follows, and the buckets of the all-reduce.
+    """
     cluster = plan.inputs.cluster
     if plan.world_size == 1:
         return 0.0

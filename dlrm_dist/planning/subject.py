@@ -11,6 +11,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from dlrm_dist import optim
 from dlrm_dist.config import ModelSection, OptimizerSection
 from dlrm_dist.models.build import build_model
+from dlrm_dist.models.dlrm import DLRM
 from dlrm_dist.models.shape import ModelShape
 from dlrm_dist.models.task import ClickTask
 from dlrm_dist.planning.plan_file import Dense, Table
@@ -52,6 +53,7 @@ def _collections(task: nn.Module) -> list[EmbeddingBagCollection]:
 def _dense(name: str, task: ClickTask, shape: ModelShape) -> Dense:
     """Counts the arithmetic of the layers around the tables by running them on the meta device."""
     network = task.model
+    assert isinstance(network, DLRM)
     tables = [config for module in _collections(task) for config in module.embedding_bag_configs()]
     inputs = torch.empty(_FLOP_BATCH, shape.num_dense, device="meta")
     embedded = [

@@ -23,9 +23,7 @@ from dlrm_dist.planning.plan_file import PlanFile, Shard, TableSharding
 
 def from_torchrec(plan: ShardingPlan) -> dict[str, dict[str, TableSharding]]:
     """The `modules` of a plan file."""
-    return {
-        path: {name: _table(sharding) for name, sharding in module.items()} for path, module in plan.plan.items()
-    }
+    return {path: {name: _table(sharding) for name, sharding in module.items()} for path, module in plan.plan.items()}
 
 
 def to_torchrec(plan: PlanFile) -> ShardingPlan:
@@ -97,7 +95,7 @@ def _build(kind: Any, value: Any) -> Any:
         return tuple(_build(each, part) for each, part in zip(kinds, value, strict=True))
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind(value)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return kind(**{name: _build(hints[name], part) for name, part in value.items()})
     return value

@@ -116,9 +116,10 @@ def test_torchrecs_planner_is_used_in_planning_and_shard_only():
     assert {module for module in users if part(module) not in ("planning", "shard")} == set()
 
 
-def test_commands_about_data_start_without_torch():
-    """`dlrm-dist` answers at once, and `prepare` needs no PyTorch: nothing that it imports at its start does."""
-    for start in ("dlrm_dist.cli", "dlrm_dist.config", "dlrm_dist.data.prepare", "dlrm_dist.data.synthetic"):
+def test_commands_about_data_and_plans_start_without_torch():
+    """`dlrm-dist` answers at once; `prepare` and what only reads a plan need no PyTorch: nothing they import does."""
+    starts = ["cli", "config", "data.prepare", "data.synthetic", "planning.explain", "planning.page", "planning.check"]
+    for start in (f"dlrm_dist.{name}" for name in starts):
         seen, waiting = set(), [start]
         while waiting:
             module = waiting.pop()
