@@ -62,13 +62,13 @@ def dense_tflop_s(batch: int) -> float:
 
 def lookup(rows: int, dim: int, batch: int, here: Session) -> tuple[float, float]:
     """Milliseconds of a fused lookup of 26 tables, and of its backward with row-wise Adagrad."""
-    from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup  # noqa: F401 - loads the kernels
     from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
     from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
         ComputeDevice,
         OptimType,
         SplitTableBatchedEmbeddingBagsCodegen,
     )
+    from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup  # noqa: F401 - loads the kernels
 
     kernel = SplitTableBatchedEmbeddingBagsCodegen(
         [(rows, dim, EmbeddingLocation.HOST, ComputeDevice.CPU)] * 26, optimizer=OptimType.EXACT_ROWWISE_ADAGRAD

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from dlrm_dist import config as config_module
 from dlrm_dist.config import Config
-from dlrm_dist.errors import UserError
 from dlrm_dist.planning import check, diff, fit, measured, plan_file
 from dlrm_dist.planning import explain as explain_module
-from dlrm_dist.planning.cluster import Cluster, load_cluster
+from dlrm_dist.planning.cluster import HERE, Cluster, load_cluster
 from dlrm_dist.planning.plan_file import PlanFile
 
 
@@ -163,14 +162,15 @@ def _plan(config: Config, cluster: Cluster, constraints: str | None) -> PlanFile
 
 
 def _current_cluster(given: str | None, plan: PlanFile) -> Cluster:
-    """The cluster as it is described now; that of a plan made for the machine at hand is in the plan alone."""
+    """The cluster as it is described now; what a run measured on its own machine stays."""
     if given:
         return load_cluster(given)
     old = plan.inputs.cluster
-    try:
-        return load_cluster(f"{old.name}:{old.size}")
-    except UserError:
-        return old
+    now = load_cluster(f"{old.name}:{old.size}")
+    for name, constant in old.constants:
+        if constant.source.startswith(HERE):
+            now = now.with_constant(name, constant.value, constant.source)
+    return now
 
 
 def _warnings(plan: PlanFile) -> list[str]:

@@ -28,7 +28,7 @@ def build_model(
         )
         model = DLRM(
             num_dense,
-            table_configs(features, section.embedding_dim),
+            table_configs(features, section.embedding_dim, section.table_precision),
             section.bottom_mlp,
             section.top_mlp,
             interaction,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torchrec.modules.crossnet import LowRankCrossNet
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -95,7 +95,9 @@ class DLRM(nn.Module):
         return self.top_mlp(self.interaction(dense_BD, [sparse_BD[name] for name in self.features])).squeeze(1)
 
 
-def table_configs(features: Sequence[tuple[str, int]], embedding_dim: int) -> list[EmbeddingBagConfig]:
+def table_configs(
+    features: Sequence[tuple[str, int]], embedding_dim: int, precision: str = "fp32"
+) -> list[EmbeddingBagConfig]:
     """One table `t_<feature>` for each (feature, rows), initialised U(+-sqrt(1 / rows)) as the paper's code does."""
     return [
         EmbeddingBagConfig(
@@ -104,6 +106,7 @@ def table_configs(features: Sequence[tuple[str, int]], embedding_dim: int) -> li
             num_embeddings=rows,
             feature_names=[feature],
             pooling=PoolingType.SUM,
+            data_type=DataType(precision.upper()),
             weight_init_min=-math.sqrt(1 / rows),
             weight_init_max=math.sqrt(1 / rows),
         )

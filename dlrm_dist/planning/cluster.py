@@ -18,6 +18,8 @@ from dlrm_dist.errors import UserError
 PLANS = Path(__file__).resolve().parents[2] / "sharding_plans"
 """The folder of clusters, constraints and plans that come with the project."""
 GIB = 1 << 30
+HERE = "this machine"
+"""How the source of a constant begins that was measured at the start of a run, and is in no file."""
 
 
 class _Strict(BaseModel):
@@ -158,7 +160,7 @@ def cluster_of_device(device_type: str, gpu_name: str) -> Cluster | None:
     if device_type == "cpu":
         return load_cluster("cpu")
     clusters = [load_cluster(name) for name in known_clusters()]
-    return next((each for each in clusters if set(each.gpu_names) & set(gpu_name.split())), None)
+    return next((each for each in clusters if set(each.gpu_names) & set(re.split(r"[\s-]", gpu_name))), None)
 
 
 def _read(name: str) -> Cluster:

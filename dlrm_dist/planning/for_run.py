@@ -11,7 +11,7 @@ from dlrm_dist.config import ModelSection, OptimizerSection, ShardingSection
 from dlrm_dist.errors import UserError
 from dlrm_dist.models.shape import ModelShape
 from dlrm_dist.planning import check, cluster, diff, plan_file
-from dlrm_dist.planning.cluster import GIB, Cluster
+from dlrm_dist.planning.cluster import GIB, HERE, Cluster
 from dlrm_dist.planning.make import plan_model
 from dlrm_dist.planning.plan_file import PlanFile, Table
 from dlrm_dist.planning.planner import Request
@@ -90,12 +90,12 @@ def machine_at_hand(
     key = "hbm_gib" if device.type == "cuda" else "ddr_gib"
     if sharding.hbm_gib is not None:
         kept = sharding.hbm_gib / (1 - sized.value("reserved"))
-        return sized.with_constant(key, kept, "sharding.hbm_gib, and the reserve"), lines
+        return sized.with_constant(key, kept, f"{HERE}: sharding.hbm_gib and the reserve"), lines
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / GIB
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / local_world_size
-    return sized.with_constant(key, memory, "this machine"), lines
+    return sized.with_constant(key, memory, HERE), lines
 
 
 def _shipped(path: Path, machine: Cluster, tables: Sequence[Table], optimizer: str) -> PlanFile | None:

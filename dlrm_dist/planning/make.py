@@ -35,7 +35,8 @@ def plan_model(
 
 def _missing(model: ModelSection, optimizer: OptimizerSection, shape: ModelShape, cluster: Cluster) -> str:
     """Which tables need how much, and how much is missing."""
-    cap = max(cluster.memory_bytes())
+    hbm, ddr = cluster.memory_bytes()
+    cap = hbm if cluster.device == "cuda" else ddr
     sizes = {table.name: table.rows * table.bytes_per_row for table in model_tables(model, optimizer, shape)}
     total, room = sum(sizes.values()), cap * cluster.world_size
     largest = sorted(sizes, key=lambda name: -sizes[name])[:3]

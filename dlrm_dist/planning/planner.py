@@ -93,8 +93,12 @@ def make_plan(subject: Subject, cluster: Cluster, request: Request) -> PlanFile:
         )
         try:
             plan = planner.plan(subject.task, [Sharder()])
-        except PlannerError as error:
-            raise _explain(error, cluster) from None
+        except PlannerError:  # "insufficient storage" or "strict constraints": no proposal could be packed
+            hbm, ddr = cluster.memory_bytes()
+            cap = hbm if cluster.device == "cuda" else ddr
+            raise NothingFitsError(
+                f"no plan fits {cluster.world_size} ranks of {cap / GIB:.1f} GiB for tables each"
+            ) from None
     _check_complete(subject.tables, chosen)
     inputs = inputs_of(subject, cluster, request)
     return PlanFile(
@@ -222,6 +226,7 @@ def _topology(cluster: Cluster) -> Topology:
         ),
         kernel_config=KernelConfig(
             compute_device=cluster.device,
+            use_hardware_based_bandwidth=True,  # without it TorchRec 1.8 drops the bandwidths for its own, silently
             bwd_compute_multiplier=cluster.value("update_multiplier"),
             generalized_comms_bandwidths=_Links(cluster),
         ),
@@ -288,17 +293,6 @@ def _estimates(
     shards = {name: estimates.of_shards(option) for name, option in by_name.items()}
     others = alternatives.of_tables(by_name, options, shards, cluster)
     return {table.name: TableEstimate(shards=shards[table.name], alternatives=others[table.name]) for table in tables}
-
-
-def _explain(error: PlannerError, cluster: Cluster) -> UserError:
-    """The planner's reasons run over many lines, of which the last attempt's says most."""
-    if error.error_type in (PlannerErrorType.INSUFFICIENT_STORAGE, PlannerErrorType.PARTITION):
-        hbm, ddr = cluster.memory_bytes()
-        return NothingFitsError(
-            f"no plan fits {cluster.world_size} ranks of {max(hbm, ddr) / GIB:.1f} GiB for tables each"
-        )
-    reason = " ".join(str(error).split())[:300]
-    return UserError(f"no plan for {cluster.world_size} ranks: {reason}; allow more sharding types or kernels")
 
 
 def _check_complete(tables: Sequence[Table], chosen: list[ShardingOption]) -> None:

@@ -13,13 +13,18 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingPlan
 
 from dlrm_dist import optim
-from dlrm_dist.config import ModelSection, OptimizerSection, RuntimeSection, ShardingSection, TrainSection
+from dlrm_dist.config import ModelSection, OptimizerSection, RuntimeSection, TrainSection
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import read_info
 from dlrm_dist.loop import Schedule
 from dlrm_dist.models.build import build_model
+from dlrm_dist.models.shape import ModelShape, dataset_shape
 from dlrm_dist.models.task import ClickTask
-from dlrm_dist.planning.planner import make_plan
+from dlrm_dist.planning.cluster import load_cluster
+from dlrm_dist.planning.constraints import Rule
+from dlrm_dist.planning.planner import Request, every_part_has_rows, make_plan
+from dlrm_dist.planning.subject import make_subject
+from dlrm_dist.planning.torchrec_plan import to_torchrec
 from dlrm_dist.runtime import Session, session
 from dlrm_dist.shard import shard
 
@@ -42,16 +47,20 @@ def whole(values: dict[str, torch.Tensor | ShardedTensor]) -> dict[str, torch.Te
     return out
 
 
-def mixed_plan(task: ClickTask, types: list[str], here: Session) -> ShardingPlan:
-    """A plan that gives the tables the types in turn."""
-    plans = [
-        make_plan(task, ShardingSection(types=(kind,)), here.device, here.world_size, here.local_world_size, 64)
-        for kind in types
-    ]
-    for path, module in plans[0].plan.items():
-        for number, name in enumerate(list(module)):
-            module[name] = plans[number % len(plans)].plan[path][name]
-    return plans[0]
+def mixed_plan(case: dict[str, Any], shape: ModelShape, here: Session) -> ShardingPlan:
+    """A plan that gives the tables the types in turn; TorchRec's planner chooses the ranks."""
+    kinds = [case["types"][number % len(case["types"])] for number in range(len(shape.features))]
+    rules = tuple(
+        Rule(
+            pattern=f"t_{feature.name}",
+            sharding_types=(kind if every_part_has_rows(feature.rows, here.world_size) else "table_wise",),
+        )
+        for feature, kind in zip(shape.features, kinds, strict=True)
+    )
+    subject = make_subject(ModelSection(**case["model"]), OptimizerSection(**case["optimizer"]), shape)
+    hosts = here.world_size // here.local_world_size
+    plan = make_plan(subject, load_cluster(f"cpu:{hosts}x{here.local_world_size}"), Request(64, (), rules))
+    return to_torchrec(plan)
 
 
 def run_case(case: dict[str, Any], here: Session) -> dict[str, Any]:
@@ -59,17 +68,19 @@ def run_case(case: dict[str, Any], here: Session) -> dict[str, Any]:
     info = read_info(folder)
     reader = SplitReader(folder, info, "train", here.global_rank, here.world_size)
     schedule = Schedule.of(TrainSection(**case["train"]), reader, drop_last=False)
-    features = [(category.name, category.rows) for category in info.categories]
-    task = ClickTask(build_model(ModelSection(**case["model"]), len(info.dense), features, 0, here.device))
-    plan = mixed_plan(task, case["types"], here)
+    section = ModelSection(**case["model"])
+    shape = dataset_shape(info, section)
+    features = [(feature.name, feature.rows) for feature in shape.features]
+    task = ClickTask(build_model(section, shape.num_dense, features, 0, here.device))
+    plan = mixed_plan(case, shape, here)
     rate = case["train"]["learning_rate"]
-    section = OptimizerSection(**case["optimizer"])
+    optimizer = OptimizerSection(**case["optimizer"])
     sharded = shard(
         task,
         plan,
         here.device,
-        partial(optim.sparse_optimizer, section, rate),
-        partial(optim.dense_optimizer, section, rate),
+        partial(optim.sparse_optimizer, optimizer, rate),
+        partial(optim.dense_optimizer, optimizer, rate),
         seed=0,
     )
     initial = whole(sharded.model.state_dict())

@@ -1,0 +1,112 @@
+import json
+import re
+
+import pytest
+
+from dlrm_dist.planning import diff, explain, measured, page, step
+from dlrm_dist.planning.cluster import load_cluster
+from dlrm_dist.planning.planner import Request
+from tests.planning.make import plan_for
+
+
+def test_a_step_by_hand(plan):
+    """4096 rows on 2 x 2 GPUs: 1024 a rank, the constants of h100."""
+    found = step.predict(plan)
+    dense = plan.inputs.dense
+    assert found.parts["dense_forward"] == pytest.approx(dense.forward_flop_per_sample * 1024 / (67e9 * 0.6))
+    assert found.parts["all_reduce"] == pytest.approx(2 * 3 / 4 * dense.parameter_bytes / (100e6 * 0.75))
+    assert found.parts["input"] == pytest.approx(dense.input_bytes_per_sample * 1024 * (1 / 2e6 + 1 / 64e6))
+    assert found.parts["overhead"] == 2
+    kinds = {sharding.sharding_type for _, sharding in plan.placed()}
+    assert found.parts["latency"] == pytest.approx((4 * len(kinds) + 1) * 60 / 1e3)
+    assert found.serial == pytest.approx(sum(found.parts.values()))
+    assert found.overlapped == max(found.resources().values())
+    assert sum(found.resources().values()) == pytest.approx(found.serial)
+    assert found.samples_per_s()[0] == pytest.approx(4096 / found.serial * 1e3)
+
+
+def test_the_slowest_rank(plan):
+    loads = step.rank_loads(plan)
+    found = step.predict(plan)
+    assert len(loads) == 4
+    assert loads[found.slowest_rank].total == max(load.total for load in loads)
+    assert found.imbalance == pytest.approx(max(load.total for load in loads) / (sum(load.total for load in loads) / 4))
+    assert sum(load.total for load in loads) == pytest.approx(
+        sum(shard.milliseconds for each in plan.estimates.values() for shard in each.shards)
+    )
+
+
+def test_explanation_as_values_text_and_page(plan, tmp_path):
+    found = json.loads(json.dumps(explain.explain(plan)))
+    assert [table["name"] for table in found["tables"]] == ["t_C1", "t_C2", "t_C3", "t_C4"]
+    assert len(found["ranks"]) == 4
+    assert found["problems"] == []
+    assert found["step"]["parts"].keys() == set(step.PARTS)
+    assert {constant["kind"] for constant in found["constants"].values()} == {"measured", "published", "assumed"}
+    assert sum(table["gib"] for table in found["tables"]) == pytest.approx(
+        sum(rank["hbm_gib"] + rank["ddr_gib"] for rank in found["ranks"]), rel=1e-3
+    )
+    text = "\n".join(explain.text(found))
+    for word in ("t_C4", "next best", "slowest rank", "imbalance", "overlapped", "assumed", "of cap"):
+        assert word in text
+    explain.write_page(found, plan, tmp_path / "p.html")
+    html = (tmp_path / "p.html").read_text()
+    assert html.count("<svg") == 2
+    assert not re.search(r"(src|href)=|https?://", html), "the page must stand alone"
+    heights = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', html)]
+    assert len(heights) >= 4
+    assert max(heights) <= 260
+    assert html.count("t_C1") >= 3
+
+
+def test_a_page_of_many_ranks_stays_small(model, tmp_path):
+    plan = plan_for(model, load_cluster("h100:32x8"), Request(4096, ("table_wise", "row_wise")))
+    page.write(explain.explain(plan), plan, tmp_path / "p.html")
+    assert (tmp_path / "p.html").stat().st_size < 400_000
+    assert "a bar is the mean of 2 ranks" in (tmp_path / "p.html").read_text()
+
+
+def run_folder(tmp_path, lines):
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def report(step_ms, **split):
+    return {"split": "train", "step": 1, "step_ms": step_ms, "split_ms": split}
+
+
+def test_measured_beside_predicted(plan, tmp_path):
+    lines = [report(90, input=9), report(10, input=1, lookup=2), {"split": "valid", "step": 1}, report(20, input=3)]
+    run = measured.read_run(run_folder(tmp_path, lines))
+    assert (run.step, run.parts, run.reports) == (15, {"input": 2}, 2)  # without the first, the parts all have
+    text = "\n".join(explain.text(explain.explain(plan, run)))
+    assert re.search(r"input +[\d.]+ +2\.000", text)
+    assert re.search(r"measured +15\.000 ms, [\d.]+ of serial", text)
+
+
+def test_a_run_without_step_times(tmp_path):
+    from dlrm_dist.errors import UserError
+
+    with pytest.raises(UserError, match="has reported no step times"):
+        measured.read_run(run_folder(tmp_path, [{"split": "valid"}]))
+    with pytest.raises(UserError, match="is not the folder of a run"):
+        measured.read_run(tmp_path / "none")
+
+
+def test_diff_of_a_plan_with_itself(plan):
+    found = diff.compare(plan, plan)
+    assert found["tables"] == {}
+    assert found["unmoved"] == 4
+    assert found["inputs"] == []
+    assert "0 tables moved, 4 stay where they are" in diff.text(plan, plan)
+
+
+def test_diff_names_what_moved(plan, model):
+    other = plan_for(model, load_cluster("h100:2x2"), Request(4096, ("row_wise",)))
+    found = diff.compare(plan, other)
+    text = "\n".join(diff.text(plan, other))
+    for name, each in found["tables"].items():
+        assert f"{name}: {each['old']} -> {each['new']}" in text
+    assert found["tables"]
+    assert "made from other inputs: sharding_types" in text
+    assert "predicted step, serial, ms" in text
