@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dlrm_dist import plan_verbs
+from dlrm_dist import plan_verbs, verify_verb
 from dlrm_dist.errors import UserError
 
 
@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_synth(verbs.add_parser("synth", help="write planted clicks in Criteo's raw format"))
     _add_prepare(verbs.add_parser("prepare", help="turn raw click logs into a Parquet dataset"))
     plan_verbs.add_verbs(verbs.add_parser("plan", help="make, explain, compare and check sharding plans"))
+    verify_verb.add_verify(verbs.add_parser("verify", help="sharded against unsharded training, on this machine"))
     _add_result(verbs.add_parser("result", help="say how a run ended"))
     return parser
 

@@ -114,6 +114,9 @@ class ShardingSection(Section):
 
     types: tuple[ShardingName, ...] = ("table_wise", "row_wise")
     """Sharding types the planner may choose from."""
+    comm_precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    """Precision in which embeddings travel between ranks; but for fp32, gradients travel in bf16. `int8` works with
+    table_wise, column_wise, table_column_wise and data_parallel only."""
     plan: Path | None = None
     """A plan file (of `dlrm-dist plan make`) to train by; not given: a plan is made at the start."""
     cluster: str | None = None

@@ -51,10 +51,13 @@ def validate(config: Config, world_size: int) -> None:
 def _validate_plan_files(section: ShardingSection, world_size: int) -> None:
     if section.cluster:
         cluster.load_cluster(section.cluster)
-    if section.constraints:
-        constraints.load_rules(section.constraints)
-    if section.plan:
+    rules = constraints.load_rules(section.constraints) if section.constraints else ()
+    if not section.plan:
+        for types in [rule.sharding_types for rule in rules] or [section.types]:
+            constraints.refuse_precision(section.comm_precision, types)
+    else:
         plan = plan_file.read(section.plan)
+        constraints.refuse_precision(section.comm_precision, [sharding.sharding_type for _, sharding in plan.placed()])
         if plan.world_size != world_size and not runtime.is_restart():
             raise UserError(
                 f"{section.plan}: is for {plan.world_size} ranks ({plan.inputs.cluster.size}), this run has "

@@ -17,7 +17,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from dlrm_dist.optim import Optimizer
-from dlrm_dist.planning.planner import Sharder
+from dlrm_dist.planning.sharder import Sharder
 
 _INIT_BLOCK_ROWS = 1 << 16
 
@@ -47,6 +47,7 @@ def shard(
     sparse: Callable[[], Optimizer],
     dense: Callable[[], Optimizer],
     seed: int,
+    comm_precision: str = "fp32",
 ) -> ShardedTask:
     """Shard `task`, whose tables are on the meta device, by `plan`, and initialise the tables. Collective.
 
@@ -57,6 +58,7 @@ def shard(
         sparse: gives the tables' optimizer.
         dense: gives the other parameters' optimizer.
         seed: of the tables' initial weights, which depend on neither the plan nor the world size.
+        comm_precision: of embeddings and their gradients between ranks.
     """
     replicated = _data_parallel_tables(plan)
     configs = _table_configs(task)
@@ -69,7 +71,7 @@ def shard(
         env=ShardingEnv.from_process_group(dist.group.WORLD),
         device=device,
         plan=plan,
-        sharders=[Sharder()],
+        sharders=[Sharder(comm_precision)],
     )
     _init_tables(model, configs, seed)
     optimizer = _combine(model, sparse, dense)

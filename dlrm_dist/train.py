@@ -70,6 +70,7 @@ def _build(config: Config, info: DatasetInfo, here: Session, run: RunFolder | No
         partial(optim.sparse_optimizer, config.optimizer, rate),
         partial(optim.dense_optimizer, config.optimizer, rate),
         config.train.seed,
+        config.sharding.comm_precision,
     )
 
 

@@ -83,7 +83,8 @@ def stale_inputs(plan: PlanFile, current: Inputs) -> list[str]:
         ),
         "stale: the ids a sample has differ (model.multi_hot_sizes)": ids[0] != ids[1],
         "stale: the layers around the tables differ (model section)": old.dense != current.dense,
-        "stale: the precision of the exchange differs (sharding.comm_precision)": old.comm_bytes != current.comm_bytes,
+        "stale: the precision of the exchange differs (sharding.comm_precision)": old.comm_precision
+        != current.comm_precision,
         f"stale: the constraints differ from {current.constraints_file or 'none'}": old.constraints
         != current.constraints,
         f"stale: sharding types {list(old.sharding_types)} in the plan, {list(current.sharding_types)} in the config": (

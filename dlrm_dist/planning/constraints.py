@@ -10,6 +10,7 @@ ranks = [0, 1]                          # optional: exactly these, for table_wis
 """
 
 import tomllib
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Self, get_args
@@ -23,6 +24,24 @@ from dlrm_dist.planning.cluster import PLANS, problem
 SHARDING_TYPES: tuple[str, ...] = get_args(ShardingName)
 PINNABLE = ("table_wise", "column_wise")
 """Types whose shards may lie on any rank; the others lie on all ranks, or on all of a host."""
+
+
+_WITHOUT_INT8 = ("row_wise", "table_row_wise", "grid_shard")
+"""Types whose exchange is a reduce-scatter, which sums: TorchRec fails there with int8."""
+
+
+def refuse_precision(comm_precision: str, sharding_types: Iterable[str]) -> None:
+    """Refuse a precision of the exchange in which one of the types does not work.
+
+    Raises:
+        UserError: there is one.
+    """
+    bad = [kind for kind in sharding_types if kind in _WITHOUT_INT8]
+    if comm_precision == "int8" and bad:
+        raise UserError(
+            f"sharding.comm_precision is int8, which does not work with {bad[0]} (its exchange sums on the way); use "
+            "fp16 or bf16, or allow only table_wise, column_wise, table_column_wise and data_parallel"
+        )
 
 
 class Rule(BaseModel):

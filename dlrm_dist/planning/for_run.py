@@ -56,7 +56,9 @@ def plan_of_run(
     origin = f"the plan file of that size beside {sharding.plan}"
     if plan is None:
         old = given.inputs
-        recorded = Request(old.batch_size, old.sharding_types, old.constraints, old.constraints_file, old.comm_bytes)
+        recorded = Request(
+            old.batch_size, old.sharding_types, old.constraints, old.constraints_file, old.comm_precision
+        )
         plan, origin = plan_model(model, optimizer, shape, machine, recorded), "a new plan under its constraints"
     lines = [f"restarted on {machine.size} ranks, the plan was for {found.size}: using {origin}"]
     return plan, lines + diff.text(given, plan)

@@ -32,4 +32,10 @@ def request_of(config: Config, constraints: str | None = None) -> Request:
     """What the config asks of a plan; `constraints` takes the place of `sharding.constraints`."""
     file = constraints or config.sharding.constraints
     rules = None if file is None else load_rules(file)
-    return Request(config.train.batch_size, config.sharding.types, rules, None if file is None else str(file))
+    return Request(
+        config.train.batch_size,
+        config.sharding.types,
+        rules,
+        None if file is None else str(file),
+        config.sharding.comm_precision,
+    )

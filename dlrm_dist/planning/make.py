@@ -106,4 +106,4 @@ def _larger(cluster: Cluster) -> Iterator[Cluster]:
 
 def _with(request: Request, types: tuple[str, ...], kernels: tuple[str, ...] | None) -> Request:
     rules = (Rule(pattern="*", sharding_types=types, compute_kernels=kernels),) if kernels else None  # type: ignore[arg-type]
-    return Request(request.batch_size, types, rules, None, request.comm_bytes)
+    return Request(request.batch_size, types, rules, None, request.comm_precision)

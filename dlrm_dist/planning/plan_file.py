@@ -85,8 +85,8 @@ class Inputs(_Strict):
     optimizer: str
     batch_size: int
     """The global batch."""
-    comm_bytes: int
-    """Bytes of a number in the exchange of embeddings."""
+    comm_precision: str
+    """Of the exchange of embeddings and their gradients."""
     sharding_types: tuple[str, ...]
     constraints: tuple[Rule, ...] | None
     constraints_file: str | None

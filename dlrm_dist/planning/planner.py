@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from torch import nn
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
 from torchrec.distributed.planner.partitioners import GreedyPerfPartitioner
@@ -34,8 +33,9 @@ from dlrm_dist import __version__
 from dlrm_dist.errors import NothingFitsError, UserError
 from dlrm_dist.planning import alternatives, estimates, torchrec_plan
 from dlrm_dist.planning.cluster import GIB, Cluster
-from dlrm_dist.planning.constraints import Rule, check_rules_are_used, rule_of
+from dlrm_dist.planning.constraints import Rule, check_rules_are_used, refuse_precision, rule_of
 from dlrm_dist.planning.plan_file import Inputs, PlanFile, Table, TableEstimate
+from dlrm_dist.planning.sharder import Sharder
 from dlrm_dist.planning.subject import Subject
 
 _MIN_COLUMNS = 4
@@ -52,15 +52,7 @@ class Request:
     sharding_types: tuple[str, ...]
     rules: tuple[Rule, ...] | None = None
     rules_file: str | None = None
-    comm_bytes: int = 4
-
-
-class Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
-    """All sharding types on every device: the stock sharder offers four on CPU, though all seven train there."""
-
-    def sharding_types(self, compute_device_type: str) -> list[str]:
-        """Every type that TorchRec knows."""
-        return [kind.value for kind in ShardingType]
+    comm_precision: str = "fp32"
 
 
 def make_plan(subject: Subject, cluster: Cluster, request: Request) -> PlanFile:
@@ -70,6 +62,8 @@ def make_plan(subject: Subject, cluster: Cluster, request: Request) -> PlanFile:
         NothingFitsError: no placement fits into memory.
         UserError: the constraints cannot be met.
     """
+    for types in [rule.sharding_types for rule in request.rules] if request.rules else [request.sharding_types]:
+        refuse_precision(request.comm_precision, types)
     limits = {table.name: _limits(table, cluster, request) for table in subject.tables}
     topology = _topology(cluster)
     per_rank_batch_size = -(-request.batch_size // cluster.world_size)
@@ -92,7 +86,7 @@ def make_plan(subject: Subject, cluster: Cluster, request: Request) -> PlanFile:
             callbacks=[keep],
         )
         try:
-            plan = planner.plan(subject.task, [Sharder()])
+            plan = planner.plan(subject.task, [Sharder(request.comm_precision)])
         except PlannerError:  # "insufficient storage" or "strict constraints": no proposal could be packed
             hbm, ddr = cluster.memory_bytes()
             cap = hbm if cluster.device == "cuda" else ddr
@@ -116,7 +110,7 @@ def inputs_of(subject: Subject, cluster: Cluster, request: Request) -> Inputs:
         dense=subject.dense,
         optimizer=subject.optimizer,
         batch_size=request.batch_size,
-        comm_bytes=request.comm_bytes,
+        comm_precision=request.comm_precision,
         sharding_types=request.sharding_types,
         constraints=request.rules,
         constraints_file=request.rules_file,

@@ -119,7 +119,7 @@ def test_what_is_up_to_date(plan, model):
     [
         ({"request": Request(8192, REQUEST.sharding_types)}, "stale: batch size 4096 in the plan, 8192 in the config"),
         ({"request": Request(4096, ("table_wise",))}, "stale: sharding types"),
-        ({"request": Request(4096, REQUEST.sharding_types, comm_bytes=2)}, "precision of the exchange"),
+        ({"request": Request(4096, REQUEST.sharding_types, comm_precision="fp16")}, "precision of the exchange"),
         (
             {"request": Request(4096, (), (Rule(pattern="*", sharding_types=("row_wise",)),), "mine.toml")},
             "constraints differ from mine.toml",

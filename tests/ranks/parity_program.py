@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingPlan
 
@@ -27,24 +25,7 @@ from dlrm_dist.planning.subject import make_subject
 from dlrm_dist.planning.torchrec_plan import to_torchrec
 from dlrm_dist.runtime import Session, session
 from dlrm_dist.shard import shard
-
-
-def whole(values: dict[str, torch.Tensor | ShardedTensor]) -> dict[str, torch.Tensor]:
-    """Whole tensors put together from every rank's shards (a rank may not know of another's), on global rank 0."""
-    pieces = [
-        (key, list(value.size()), shard.metadata.shard_offsets, shard.tensor)
-        if isinstance(value, ShardedTensor)
-        else (key, list(value.size()), [0] * value.dim(), value.detach())
-        for key, value in values.items()
-        for shard in (value.local_shards() if isinstance(value, ShardedTensor) else [None])
-    ]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.gather_object(pieces, gathered if dist.get_rank() == 0 else None)
-    out: dict[str, torch.Tensor] = {}
-    for key, size, offsets, tensor in (piece for rank in gathered for piece in rank or []):
-        target = out.setdefault(key, torch.full(size, torch.nan))
-        target[tuple(slice(o, o + n) for o, n in zip(offsets, tensor.shape, strict=True))] = tensor
-    return out
+from dlrm_dist.verify.gather import whole
 
 
 def mixed_plan(case: dict[str, Any], shape: ModelShape, here: Session) -> ShardingPlan:

@@ -10,8 +10,8 @@ from dlrm_dist.config import TrainSection
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import read_info
 from dlrm_dist.loop import Schedule
+from dlrm_dist.verify.ranks import run_ranks
 from tests.ranks.reference import ReferenceDLRM, table_key, train
-from tests.ranks.spawn import run_ranks
 
 PROGRAM = Path(__file__).with_name("parity_program.py")
 MODEL = {"embedding_dim": 8, "bottom_mlp": [16, 8], "top_mlp": [16, 1]}

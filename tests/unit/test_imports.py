@@ -15,7 +15,8 @@ LAYERS = [
     {"shard", "evaluate", "runfolder"},
     {"preflight", "loop"},
     {"train"},
-    {"plan_verbs"},
+    {"verify"},
+    {"plan_verbs", "verify_verb"},
     {"cli"},
 ]
 """Parts of the package, lowest first: a part imports itself and parts of lower layers."""

@@ -1,14 +1,31 @@
-"""Runs a function on several real processes over gloo, with a short timeout; a failure prints every rank's tail."""
+"""Runs a program on several real processes of this machine, with a timeout; a failure shows every rank's tail."""
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 
+class RanksFailedError(Exception):
+    """A rank failed or did not end in time; the message has the tail of what each wrote."""
+
+
 def run_ranks(program: Path, world_size: int, *arguments: str, timeout: float = 120, local_world_size: int = 0) -> None:
-    """Run `program` with `arguments` on `world_size` ranks on loopback; raise if any rank fails or hangs."""
+    """Run `program` with `arguments` on `world_size` ranks over loopback.
+
+    Args:
+        program: a Python file.
+        world_size: number of ranks.
+        arguments: of the program.
+        timeout: seconds for all of it.
+        local_world_size: ranks of each simulated host; all ranks when not given.
+
+    Raises:
+        RanksFailedError: a rank failed, or they did not end in time.
+    """
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder, f"rank{rank}.log") for rank in range(world_size)]
         port = str(_free_port())
@@ -35,20 +52,19 @@ def run_ranks(program: Path, world_size: int, *arguments: str, timeout: float = 
             for rank, (code, log) in enumerate(zip(codes, logs, strict=True))
         )
     if any(codes):
-        raise AssertionError(f"ranks ended with {codes}\n{tails}")
+        raise RanksFailedError(f"ranks ended with {codes}\n{tails}")
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], timeout: float) -> list[int | str]:
     """Exit codes; when one fails or time is up, the others are killed."""
-    import time
-
     end = time.monotonic() + timeout
     while any(process.poll() is None for process in processes):
         if time.monotonic() > end or any(process.poll() for process in processes):
             time.sleep(1)  # the others may be about to say why
             break
         time.sleep(0.05)
-    codes = [process.poll() if process.poll() is not None else "killed" for process in processes]
+    polled = [process.poll() for process in processes]
+    codes = ["killed" if code is None else code for code in polled]
     for process in processes:
         process.kill()
         process.wait()
@@ -56,8 +72,6 @@ def _wait(processes: list[subprocess.Popen[bytes]], timeout: float) -> list[int 
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -1,0 +1,30 @@
+"""TorchRec's sharder for our tables: every sharding type on every device, the exchange in a chosen precision."""
+
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
+from torchrec.distributed.types import ShardingType
+
+_PRECISIONS = {
+    "fp16": QCommsConfig(forward_precision=CommType.FP16, backward_precision=CommType.BF16),
+    "bf16": QCommsConfig(forward_precision=CommType.BF16, backward_precision=CommType.BF16),
+    "int8": QCommsConfig(forward_precision=CommType.INT8, backward_precision=CommType.BF16),
+}
+"""Gradients go in bf16: they are divided by the global batch, and fp16 would lose the small ones."""
+
+
+class Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
+    """All seven sharding types on every device: the stock sharder offers four on CPU, though all seven train there.
+
+    Args:
+        comm_precision: of embeddings and their gradients between ranks: fp32, fp16, bf16 or int8.
+    """
+
+    def __init__(self, comm_precision: str = "fp32") -> None:
+        # Without a device: told that it is the CPU, TorchRec would put fp16 in the place of bf16 with a warning in its
+        # log, though gloo carries bf16.
+        codecs = get_qcomm_codecs_registry(_PRECISIONS[comm_precision]) if comm_precision != "fp32" else None
+        super().__init__(qcomm_codecs_registry=codecs)
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """Every type that TorchRec knows."""
+        return [kind.value for kind in ShardingType]

@@ -1,0 +1,1 @@
+"""Sharded against unsharded training, on this machine: `dlrm-dist verify`."""

@@ -1,0 +1,104 @@
+"""What is compared: sharding types, optimizers, precisions, numbers of ranks; what cannot be equal, or cannot run."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dlrm_dist.errors import UserError
+from dlrm_dist.planning.constraints import SHARDING_TYPES, refuse_precision
+
+MIXED = "mixed"
+"""A case whose tables take the types in turn."""
+FUSED_ON_CPU = ("sgd", "rowwise_adagrad", "adagrad")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+_BY_COLUMN = ("column_wise", "table_column_wise", "grid_shard")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Ranks, and the simulated hosts that they are spread over."""
+
+    hosts: int
+    ranks_per_host: int
+
+    @property
+    def world_size(self) -> int:
+        """All ranks."""
+        return self.hosts * self.ranks_per_host
+
+    def __str__(self) -> str:
+        return f"{self.hosts}x{self.ranks_per_host}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison."""
+
+    layout: Layout
+    sharding_type: str
+    optimizer: str
+    table_precision: str
+    comm_precision: str
+
+    @property
+    def name(self) -> str:
+        """Unique among the cases of a layout."""
+        return f"{self.sharding_type}/{self.optimizer}/{self.table_precision}/{self.comm_precision}"
+
+    def types(self, tables: int) -> list[str]:
+        """The sharding type of each table."""
+        if self.sharding_type != MIXED:
+            return [self.sharding_type] * tables
+        kinds = [kind for kind in SHARDING_TYPES if not self._is_unequal(kind) and not _refusal(self, [kind])]
+        return [kinds[number % len(kinds)] for number in range(tables)]
+
+    def cannot_be_equal(self) -> str | None:
+        """Why the sharded optimizer is another one, if it is."""
+        if self._is_unequal(self.sharding_type):
+            return "row-wise Adagrad keeps a moment for each part of a row cut by columns"
+        return None
+
+    def refused(self) -> str | None:
+        """Why the case does not run, if it does not."""
+        return None if self.sharding_type == MIXED else _refusal(self, [self.sharding_type])
+
+    def tolerance(self, moved: float, steps: int) -> float:
+        """The largest difference allowed of a weight that moved by at most `moved`.
+
+        fp32: 1e-5. Weights in fp16 are rounded at each step, by half a unit in the last place of 11 bits, of values
+        below 1 (or what they moved to). An exchange in few bits changes each step's embeddings and gradients by its
+        relative error (fp16 forward with bf16 backward and bf16: 2^-8, int8: a 127th of a row's range), so the path by
+        some times that share of its length.
+        """
+        allowed = 1e-5
+        if self.table_precision == "fp16":
+            allowed += steps * 2**-11 * max(1.0, moved)
+        if self.comm_precision != "fp32":
+            allowed += moved * {"fp16": 0.1, "bf16": 0.1, "int8": 0.2}[self.comm_precision]
+        return allowed
+
+    def _is_unequal(self, kind: str) -> bool:
+        return self.optimizer == "rowwise_adagrad" and kind in _BY_COLUMN
+
+
+def make_cases(
+    layouts: Iterable[Layout], optimizers: Iterable[str], table_precisions: Iterable[str], comm: Iterable[str]
+) -> list[Case]:
+    """All combinations, sharding types innermost."""
+    return [
+        Case(layout, kind, optimizer, table, exchange)
+        for layout in layouts
+        for optimizer in optimizers
+        for table in table_precisions
+        for exchange in comm
+        for kind in (*SHARDING_TYPES, MIXED)
+    ]
+
+
+def _refusal(case: Case, kinds: list[str]) -> str | None:
+    if case.comm_precision != "fp32" and kinds == ["data_parallel"]:
+        return "data-parallel tables exchange no embeddings"
+    try:
+        refuse_precision(case.comm_precision, kinds)
+    except UserError:
+        return f"{case.comm_precision} does not work with a reduce-scatter"
+    return None

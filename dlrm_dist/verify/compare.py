@@ -1,0 +1,130 @@
+"""Runs the cases on real processes and compares what they leave with the reference."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlrm_dist.config import ModelSection
+from dlrm_dist.models.shape import ModelShape
+from dlrm_dist.runtime import quiet_libraries
+from dlrm_dist.verify import reference, worker
+from dlrm_dist.verify.cases import Case, Layout
+from dlrm_dist.verify.problem import STEPS, small
+from dlrm_dist.verify.ranks import run_ranks
+
+RATES = {"sgd": (10.0, 0.2), "adagrad": (0.02, 0.01), "rowwise_adagrad": (0.02, 0.01)}
+"""Learning rates of tables and layers with which weights move by more than 0.1 in 20 steps: else it says little."""
+_EPS = 1e-4
+"""Of the adaptive optimizers: with 1e-8 the rounding of gradients near zero alone moves weights by 4e-5."""
+_DENSE = {"sgd": "sgd", "adagrad": "adagrad", "rowwise_adagrad": "adagrad"}
+_SECONDS_A_CASE = 30
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case: the largest differences, the longest way a weight went, and what is to be said."""
+
+    case: Case
+    weights: float | None
+    moments: float | None
+    moved: float | None
+    tolerance: float | None
+    verdict: str
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether a case that should be equal is not."""
+        return self.verdict == "DIFFERS"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "case": {**asdict(self.case), "layout": str(self.case.layout)}}
+
+
+def compare(cases: Sequence[Case], model: ModelSection, shape: ModelShape, slower: float = 1.0) -> Iterator[Result]:
+    """The results of all cases, layout by layout.
+
+    Args:
+        cases: what to compare.
+        model: the config's model; its tables are made small.
+        shape: the model's features.
+        slower: factor on the reference's learning rates; any but 1 breaks every case, to see that it is noticed.
+
+    Raises:
+        RanksFailedError: a rank failed or hung.
+    """
+    quiet_libraries()
+    for layout in dict.fromkeys(case.layout for case in cases):
+        mine = [case for case in cases if case.layout == layout]
+        jobs = {case.name: _job(case, model, shape) for case in mine if not case.refused()}
+        found = _run(layout, list(jobs.values()))
+        for case in mine:
+            if case.refused():
+                yield Result(case, None, None, None, None, f"refused: {case.refused()}")
+            else:
+                yield _result(case, jobs[case.name], found[case.name], slower)
+
+
+def _job(case: Case, model: ModelSection, shape: ModelShape) -> worker.Job:
+    section = model.model_copy(update={"table_precision": case.table_precision})
+    problem = small(section, shape)
+    features = [(feature.name, feature.rows) for feature in problem.shape.features]
+    optimizer = {"sparse": case.optimizer, "dense": _DENSE[case.optimizer], "eps": _EPS}
+    return worker.Job.model_validate(
+        {
+            "name": case.name,
+            "model": section,
+            "optimizer": optimizer,
+            "num_dense": shape.num_dense,
+            "features": features,
+            "types": case.types(len(features)),
+            "comm_precision": case.comm_precision,
+            "rates": RATES[case.optimizer],
+        }
+    )
+
+
+def _run(layout: Layout, jobs: list[worker.Job]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        cases, out = Path(folder, "cases.json"), Path(folder, "out.pt")
+        cases.write_text(worker.Jobs(jobs=jobs).model_dump_json())
+        seconds = 60 + _SECONDS_A_CASE * len(jobs)
+        run_ranks(
+            Path(worker.__file__),
+            layout.world_size,
+            str(cases),
+            str(out),
+            timeout=seconds,
+            local_world_size=layout.ranks_per_host,
+        )
+        found: dict[str, Any] = torch.load(out, weights_only=True)
+    return found
+
+
+def _result(case: Case, job: worker.Job, found: dict[str, Any], slower: float) -> Result:
+    rates = (job.rates[0] * slower, job.rates[1] * slower)
+    final, moments = reference.train(job.problem(), found["initial"], job.optimizer, rates)
+    weights = max(_difference(found["final"][key], value) for key, value in final.items())
+    state = [
+        _difference(value.reshape(moments[name].shape), moments[name])
+        for key, value in found["moments"].items()
+        if (name := key.removeprefix("t_").removesuffix(".momentum1")) in moments
+        and value.numel() == moments[name].numel()
+    ]
+    moved = max(_difference(found["initial"][key], value) for key, value in final.items())
+    tolerance = case.tolerance(moved, STEPS)
+    worst = max([weights, *state]) if job.comm_precision == "fp32" else weights
+    verdict = "equal" if worst <= tolerance else "DIFFERS"
+    if case.cannot_be_equal():
+        verdict = f"cannot be equal: {case.cannot_be_equal()}"
+    return Result(case, weights, max(state, default=None), moved, tolerance, verdict)
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """The largest; not-a-number counts as infinite."""
+    return float(torch.nan_to_num((a.double() - b.double()).abs(), nan=float("inf")).max())

@@ -1,0 +1,97 @@
+"""One rank of the sharded side: trains each case and leaves whole weights and optimizer state."""
+
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from dlrm_dist import optim
+from dlrm_dist.config import ModelSection, OptimizerSection, RuntimeSection, ShardingName
+from dlrm_dist.models.build import build_model
+from dlrm_dist.models.shape import Feature, ModelShape
+from dlrm_dist.models.task import ClickTask
+from dlrm_dist.planning.cluster import load_cluster
+from dlrm_dist.planning.constraints import Rule
+from dlrm_dist.planning.planner import Request, make_plan
+from dlrm_dist.planning.subject import make_subject
+from dlrm_dist.planning.torchrec_plan import to_torchrec
+from dlrm_dist.runtime import Session, session
+from dlrm_dist.shard import shard
+from dlrm_dist.verify.gather import whole
+from dlrm_dist.verify.problem import BATCH_SIZE, STEPS, Problem
+
+
+class Job(BaseModel):
+    """A case for the ranks: sections of a config, the tables' types, the learning rates of tables and layers."""
+
+    name: str
+    model: ModelSection
+    optimizer: OptimizerSection
+    num_dense: int
+    features: list[tuple[str, int]]
+    types: list[ShardingName]
+    comm_precision: str
+    rates: tuple[float, float]
+
+    def problem(self) -> Problem:
+        """The model's shape and batches."""
+        features = tuple(Feature(name, rows) for name, rows in self.features)
+        return Problem(self.model, ModelShape(self.num_dense, features))
+
+
+class Jobs(BaseModel):
+    """All cases of one layout."""
+
+    jobs: list[Job]
+
+
+def run(job: Job, here: Session) -> dict[str, Any]:
+    """Train a case. Collective."""
+    problem = job.problem()
+    optimizer = job.optimizer.model_copy(
+        update={"sparse_learning_rate": job.rates[0], "dense_learning_rate": job.rates[1]}
+    )
+    task = ClickTask(build_model(job.model, job.num_dense, job.features, 0, here.device))
+    rules = tuple(
+        Rule(pattern=f"t_{name}", sharding_types=(kind,))
+        for (name, _), kind in zip(job.features, job.types, strict=True)
+    )
+    cluster = load_cluster(f"cpu:{here.world_size // here.local_world_size}x{here.local_world_size}")
+    request = Request(BATCH_SIZE, (), rules, None, job.comm_precision)
+    plan = make_plan(make_subject(job.model, optimizer, problem.shape), cluster, request)
+    sharded = shard(
+        task,
+        to_torchrec(plan),
+        here.device,
+        partial(optim.sparse_optimizer, optimizer, 0.0),
+        partial(optim.dense_optimizer, optimizer, 0.0),
+        seed=0,
+        comm_precision=job.comm_precision,
+    )
+    initial = whole(sharded.model.state_dict())
+    pipeline = TrainPipelineSparseDist(sharded.model, sharded.optimizer, here.device)
+    batches = (problem.batch(step, here.global_rank, here.world_size) for step in range(STEPS))
+    for _ in range(STEPS):
+        pipeline.progress(batches)
+    fused = sharded.model.fused_optimizer.state_dict()["state"]
+    moments = {key: value for values in fused.values() for key, value in values.items() if key.endswith("momentum1")}
+    return {"initial": initial, "final": whole(sharded.model.state_dict()), "moments": whole(moments)}
+
+
+def main(jobs_file: str, out: str) -> None:
+    """Run all cases; global rank 0 writes the results."""
+    warnings.simplefilter("ignore", FutureWarning)
+    jobs = Jobs.model_validate_json(Path(jobs_file).read_text()).jobs
+    with session(RuntimeSection(device="cpu", timeout_s=60, threads=1)) as here:
+        results = {job.name: run(job, here) for job in jobs}
+        if here.is_main:
+            torch.save(results, out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
