@@ -35,29 +35,32 @@ def validate(config: Config, world_size: int) -> None:
     Raises:
         UserError: a rank would get no row of a batch; the optimizer is not for this device; the run's name is taken.
     """
-    for key, batch_size in (("train", config.train.batch_size), ("eval", config.eval.batch_size)):
+    batch_sizes = {"train.batch_size": config.train.batch_size, "eval.batch_size": config.eval.batch_size}
+    for key, batch_size in batch_sizes.items():
         if batch_size < world_size:
             raise UserError(
-                f"{key}.batch_size is {batch_size}, the global batch of {world_size} ranks: each needs a row at least; "
+                f"{key} is {batch_size}, the global batch of {world_size} ranks: each needs a row at least; "
                 f"use {world_size} or more, or fewer ranks"
             )
-    _validate_plan_files(config.sharding, world_size)
+    _validate_sharding(config.sharding, batch_sizes, world_size)
     device = runtime.choose_device(config.runtime.device, 0, runtime.local_world_size())
     optim.check_device(config.optimizer, device.type)
     if runtime.global_rank() == 0:
         runfolder.check(config.run)
 
 
-def _validate_plan_files(section: ShardingSection, world_size: int) -> None:
+def _validate_sharding(section: ShardingSection, batch_sizes: dict[str, int], world_size: int) -> None:
     if section.cluster:
         cluster.load_cluster(section.cluster)
     rules = constraints.load_rules(section.constraints) if section.constraints else ()
+    rows = {key: -(-size // world_size) for key, size in batch_sizes.items()}
     if not section.plan:
         for types in [rule.sharding_types for rule in rules] or [section.types]:
-            constraints.refuse_precision(section.comm_precision, types)
+            constraints.refuse_precision(section.comm_precision, types, rows)
     else:
         plan = plan_file.read(section.plan)
-        constraints.refuse_precision(section.comm_precision, [sharding.sharding_type for _, sharding in plan.placed()])
+        types = [sharding.sharding_type for _, sharding in plan.placed()]
+        constraints.refuse_precision(section.comm_precision, types, rows)
         if plan.world_size != world_size and not runtime.is_restart():
             raise UserError(
                 f"{section.plan}: is for {plan.world_size} ranks ({plan.inputs.cluster.size}), this run has "

@@ -30,12 +30,27 @@ _WITHOUT_INT8 = ("row_wise", "table_row_wise", "grid_shard")
 """Types whose exchange is a reduce-scatter, which sums: TorchRec fails there with int8."""
 
 
-def refuse_precision(comm_precision: str, sharding_types: Iterable[str]) -> None:
-    """Refuse a precision of the exchange in which one of the types does not work.
+INT8_ROWS = 8
+"""FBGEMM's int8 codec works on blocks of 32 numbers: 8 rows of the narrowest shard, 4 columns, always fill them."""
+
+
+def refuse_precision(comm_precision: str, sharding_types: Iterable[str], rows: dict[str, int] | None = None) -> None:
+    """Refuse a precision of the exchange that does not work with a type, or with a rank's number of rows.
+
+    Args:
+        comm_precision: of the exchange.
+        sharding_types: those of a plan, or those that are allowed.
+        rows: rows of a rank in a batch, by the config key that they come from.
 
     Raises:
-        UserError: there is one.
+        UserError: it does not work.
     """
+    for key, count in (rows or {}).items():
+        if comm_precision == "int8" and count % INT8_ROWS:
+            raise UserError(
+                f"sharding.comm_precision is int8, which needs a multiple of {INT8_ROWS} rows on a rank; {key} gives "
+                f"{count}; use a batch of a multiple of {INT8_ROWS} x ranks"
+            )
     bad = [kind for kind in sharding_types if kind in _WITHOUT_INT8]
     if comm_precision == "int8" and bad:
         raise UserError(

@@ -8,10 +8,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from dlrm_dist.config import ModelSection
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.models.shape import Feature, ModelShape
+from dlrm_dist.verify.cases import BATCH_SIZE
 
 STEPS = 20
-BATCH_SIZE = 98
-"""Divisible neither by 3 nor by 4: some ranks get fillers."""
 _MOST_ROWS = 500
 _MOST_IDS = 4
 

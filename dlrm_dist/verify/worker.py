@@ -22,8 +22,9 @@ from dlrm_dist.planning.subject import make_subject
 from dlrm_dist.planning.torchrec_plan import to_torchrec
 from dlrm_dist.runtime import Session, session
 from dlrm_dist.shard import shard
+from dlrm_dist.verify.cases import BATCH_SIZE
 from dlrm_dist.verify.gather import whole
-from dlrm_dist.verify.problem import BATCH_SIZE, STEPS, Problem
+from dlrm_dist.verify.problem import STEPS, Problem
 
 
 class Job(BaseModel):

@@ -1,0 +1,128 @@
+"""Whole trainings under torchrun: what may change the losses, and what may not."""
+
+import json
+import math
+from itertools import islice
+
+import pytest
+
+from dlrm_dist.data.loader import SplitReader
+from dlrm_dist.data.schema import read_info
+from tests.helpers import ROOT, run_command
+from tests.runs.conftest import TRAIN_ROWS, VALID_ROWS
+
+BATCH_SIZE, EPOCHS = 100, 2
+STEPS = 11
+"""Of an epoch: ten whole ones, and one of three rows."""
+RUNS = {
+    "1 rank": (1, []),
+    "2 ranks": (2, []),
+    "2 ranks again": (2, []),
+    "2 ranks, often scored": (2, ["--eval.every", "3"]),
+    "3 ranks": (3, []),
+}
+
+
+def train(folder, data, world_size, *arguments):
+    """Run to the end; returns what metrics.jsonl says of the two splits, and result.json."""
+    launch = ["torchrun", "--standalone", "--nproc-per-node", world_size, ROOT / "launch" / "train.py"]
+    always = ["--data.path", data, "--runtime.device", "cpu", "--train.log_every", 1, "--eval.batch_size", 64]
+    done = run_command(*launch, *always, "--run.name", "mine", *arguments, folder=folder, timeout=100)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = folder / "runs" / "mine"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    split = {name: [line for line in lines if line["split"] == name] for name in ("train", "valid")}
+    return split["train"], split["valid"], json.loads((run / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def runs(clicks, tmp_path_factory):
+    shared = ["--train.batch_size", BATCH_SIZE, "--train.epochs", EPOCHS]
+    return {
+        name: train(tmp_path_factory.mktemp("run"), clicks, world_size, *shared, *arguments)
+        for name, (world_size, arguments) in RUNS.items()
+    }
+
+
+def losses(run):
+    return [line["loss"] for line in run[0]]
+
+
+def scores(run, step):
+    (line,) = [line for line in run[1] if line["step"] == step]
+    return line
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit(runs):
+    first, again = runs["2 ranks"], runs["2 ranks again"]
+    assert losses(first) == losses(again) and len(set(losses(first))) == EPOCHS * STEPS
+    assert first[1] == again[1]
+
+
+def test_scoring_in_between_changes_nothing_bit_for_bit(runs):
+    plain, scored = runs["2 ranks"], runs["2 ranks, often scored"]
+    assert losses(plain) == losses(scored)
+    assert [line["step"] for line in plain[1]] == [11, 22]
+    assert [line["step"] for line in scored[1]] == [3, 6, 9, 11, 12, 15, 18, 21, 22]
+    for step in (11, 22):
+        assert scores(plain, step) == scores(scored, step)
+
+
+@pytest.mark.parametrize("name", ["2 ranks", "3 ranks"])
+def test_losses_do_not_depend_on_the_number_of_ranks(runs, name):
+    """The same rows and weights, added up in float32 in another order (6e-8 each): 1e-6 over an epoch.
+
+    Its last batch has three rows, one for a rank of two or of three. Then rounding may grow: 1e-4 over both epochs.
+    """
+    alone, several = losses(runs["1 rank"]), losses(runs[name])
+    assert max(abs(a - b) for a, b in zip(alone[:STEPS], several[:STEPS], strict=True)) < 1e-6
+    assert max(abs(a - b) for a, b in zip(alone, several, strict=True)) < 1e-4
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_row_is_trained_on_once_an_epoch(runs, name):
+    samples = [line["samples"] for line in runs[name][0]]
+    ends = [*range(BATCH_SIZE, TRAIN_ROWS, BATCH_SIZE), TRAIN_ROWS]
+    assert samples == [epoch * TRAIN_ROWS + end for epoch in range(EPOCHS) for end in ends]
+    assert [line["step"] for line in runs[name][0]] == list(range(1, EPOCHS * STEPS + 1))
+    result = runs[name][2]
+    assert (result["steps"], result["samples"]) == (EPOCHS * STEPS, EPOCHS * TRAIN_ROWS)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_validation_row_is_scored_once(runs, clicks, name):
+    info = read_info(clicks).splits["valid"]
+    assert info.rows == VALID_ROWS
+    for line in runs[name][1]:
+        assert line["rows"] == VALID_ROWS
+        assert line["click_rate"] == info.clicks / VALID_ROWS
+    last = runs[name][1][-1]
+    assert last["step"] == EPOCHS * STEPS
+    assert all(runs[name][2][key] == last[key] for key in last if key != "step")
+
+
+@pytest.mark.parametrize("name", ["2 ranks", "3 ranks"])
+def test_scores_do_not_depend_on_the_number_of_ranks(runs, name):
+    alone, several = scores(runs["1 rank"], 22), scores(runs[name], 22)
+    assert several["log_loss"] == pytest.approx(alone["log_loss"], abs=1e-4)
+    assert several["auc"] == pytest.approx(alone["auc"], abs=alone["auc_error"] + several["auc_error"])
+
+
+def test_the_second_epoch_visits_the_rows_in_another_order(runs, clicks):
+    """Told by the losses: with the first epoch's order the partial batch would be the same three rows."""
+    reader = SplitReader(clicks, read_info(clicks), "train", 0, 1)
+    last = [
+        next(islice(reader.batches(reader.order(BATCH_SIZE, 0, epoch)), STEPS - 1, None)).dense[:3].tolist()
+        for epoch in range(EPOCHS)
+    ]
+    assert last[0] != last[1]
+    first, second = losses(runs["1 rank"])[:STEPS], losses(runs["1 rank"])[STEPS:]
+    assert sum(second[:-1]) < sum(first[:-1])
+
+
+def test_fewer_rows_than_one_batch(clicks, tmp_path):
+    arguments = ["--train.batch_size", 5000, "--train.epochs", 3, "--train.max_steps", 2, "--train.seed", 1]
+    trained, valid, result = train(tmp_path, clicks, 2, *arguments)
+    assert [line["samples"] for line in trained] == [TRAIN_ROWS, 2 * TRAIN_ROWS]
+    assert all(math.isfinite(line["loss"]) for line in trained)
+    assert [line["step"] for line in valid] == [1, 2] and result["steps"] == 2
