@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dlrm_dist import plan_verbs, verify_verb
 from dlrm_dist.errors import UserError
@@ -15,6 +15,13 @@ from dlrm_dist.errors import UserError
 
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; the namespace also says which verb's parser it was (the innermost)."""
+        found, rest = super().parse_known_args(args, namespace)
+        if not hasattr(found, "prog"):
+            found.prog = self.prog
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
@@ -25,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options, rest = _parser().parse_known_args(arguments)
         if rest and not getattr(options, "takes_config_keys", False):
-            raise UserError(f"unrecognized arguments: {' '.join(rest)}; see dlrm-dist --help")
+            raise UserError(f"unrecognized arguments: {' '.join(rest)}; see {options.prog} --help")
         options.config_keys = rest
         return options.run(options)
     except UserError as error:

@@ -21,7 +21,7 @@ from dlrm_dist.errors import UserError
 _PROGRAM = "launch/train.py [--config FILE.toml]"
 Positive = Annotated[int, Field(gt=0)]
 Steps = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(ge=0.0)]
+Rate = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 ShardingName = Literal[
     "data_parallel",
     "table_wise",
@@ -44,9 +44,9 @@ class DataSection(Section):
 
     path: Path = Path("data/planted")
     """Folder of a prepared dataset (the output of `dlrm-dist prepare`)."""
-    planted_rows: Positive | None = None
-    """Rows of planted clicks to make at `data.path` when nothing is there. Not given: only at the default path, a
-    million."""
+    planted_rows: Annotated[int, Field(ge=100)] | None = None
+    """Rows of planted clicks to make at `data.path` when nothing is there. Not given: only at the default path,
+    1,200,000."""
     last_batch: Literal["pad", "drop"] = "pad"
     """What becomes of an epoch's last, partial training batch. Evaluation always pads, so that no row is lost."""
 
@@ -70,8 +70,8 @@ class ModelSection(Section):
     """Rank of the cross network's layers."""
     table_precision: Literal["fp32", "fp16"] = "fp32"
     """Precision of the tables' weights; the optimizer's state is fp32."""
-    embedding_dim: Positive = 16
-    """Width of the embeddings, and so of the bottom MLP's output."""
+    embedding_dim: Annotated[int, Field(gt=0, multiple_of=4)] = 16
+    """Width of the embeddings, and so of the bottom MLP's output; the kernels move four numbers at once."""
     bottom_mlp: tuple[Positive, ...] = (64, 16)
     """Widths of the bottom MLP's layers; the last must equal `model.embedding_dim`."""
     top_mlp: tuple[Positive, ...] = (128, 64, 1)
@@ -144,7 +144,7 @@ class TrainSection(Section):
     """Step at which the decay of the learning rates begins, if `train.decay_steps` is given."""
     decay_steps: Positive | None = None
     """Steps of a quadratic decay of the learning rates to zero, which is then held; not given: no decay."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     """Seed of the initial weights and of the order of the rows."""
     log_every: Positive = 50
     """Steps between two progress lines (and lines of metrics.jsonl)."""
@@ -166,9 +166,9 @@ class RuntimeSection(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: CUDA where there is a GPU for each local rank, else CPU with gloo."""
-    threads: Positive | Literal["auto"] = "auto"
+    threads: Annotated[int, Field(gt=0, le=4096)] | Literal["auto"] = "auto"
     """Compute threads of a rank; `auto`: this machine's cores shared by its ranks."""
-    timeout_s: Positive = 300
+    timeout_s: Annotated[int, Field(gt=0, le=7 * 86_400)] = 300
     """A collective that takes longer ends the run."""
 
 
@@ -182,7 +182,10 @@ class RunSection(Section):
 
 
 class Config(BaseSettings):
-    """The whole configuration; only `main` sees it, a function gets its section or plain values."""
+    """Trains and scores a model.
+
+    --config FILE.toml gives values by section; --section.key value on the line overrides them; a list is written 64,16.
+    """
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -283,12 +286,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _refuse_unknown(values: dict[str, Any], arguments: list[str]) -> None:
     """Name the first key that does not exist, with the nearest that does."""
     keys = known_keys()
-    found = [word[2:].partition("=")[0] for word in arguments if re.match(r"--[a-z_]", word)]
+    found = [word[2:].partition("=")[0] for word in arguments if re.match(r"--[A-Za-z_]", word)]
     for section, table in values.items():
-        if isinstance(table, dict) and section in Config.sections:
-            found += [f"{section}.{key}" for key in table]
-        else:
-            found.append(section)
+        if section not in Config.sections:
+            near = difflib.get_close_matches(section, Config.sections, n=1, cutoff=0.4)
+            hint = f"did you mean [{near[0]}]?" if near else f"sections are {', '.join(Config.sections)}"
+            raise UserError(f"unknown config section {section}: {hint}")
+        if not isinstance(table, dict):
+            raise UserError(f"config: {section} is a section, not a value; write [{section}] and its keys below")
+        found += [f"{section}.{key}" for key in table]
     for key in found:
         if key not in keys and key not in ("help", "h"):
             near = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)

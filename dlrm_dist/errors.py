@@ -1,4 +1,6 @@
-"""The one exception for mistakes that a user can make and mend."""
+"""Exceptions for what a user can mend, or must know in one line."""
+
+from typing import Any
 
 
 class UserError(Exception):
@@ -14,3 +16,14 @@ class RankError(UserError):
 
 class NothingFitsError(UserError):
     """No placement of the tables fits into the memory of the ranks."""
+
+
+class RunFailedError(Exception):
+    """A run that cannot go on, though nothing was wrong with the command: one line, exit code 1."""
+
+
+def first_problem(error: Any) -> str:
+    """The first problem of a pydantic ValidationError as one line: where, what."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}".removeprefix(": ").replace("Value error, ", "")

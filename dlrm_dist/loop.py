@@ -1,5 +1,6 @@
 """The training loop: TorchRec's pipeline fed step by step, scored at intervals, reported by global rank 0."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from dlrm_dist.config import EvalSection, TrainSection
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.order import EpochOrder
+from dlrm_dist.errors import RunFailedError
 from dlrm_dist.evaluate import evaluate
 from dlrm_dist.metrics import ClickMetrics
 from dlrm_dist.optim import learning_rate_factor
@@ -141,6 +143,7 @@ class Loop:
         model = self._pipeline.detach()
         scores = evaluate(model, valid, self._eval.batch_size, self._here.device)
         self._pipeline.attach(model)
+        self._check_finite(scores.log_loss, f"{valid.split} log loss", step)
         self._write({"step": step, "split": valid.split, **scores.as_dict()})
         self._say(
             f"step {step}: {valid.split} auc {scores.auc:.5f} log loss {scores.log_loss:.5f} ne {scores.ne:.5f} "
@@ -160,6 +163,7 @@ class Loop:
         total = self._schedule.total_steps
         left = timedelta(seconds=round((self._schedule.rows_after(total) - rows) / rate))
         mean_loss = loss.item() / (step - last_step)  # waits for the device, once a report
+        self._check_finite(mean_loss, "training loss", step)
         self._write(
             {
                 "step": step,
@@ -187,6 +191,13 @@ class Loop:
             "samples_per_s": rows / (self._marks[-1][1] - seconds),
             "train_seconds": self._watch.seconds,
         }
+
+    def _check_finite(self, loss: float, name: str, step: int) -> None:
+        """Every rank has the same figure, so all stop together."""
+        if not math.isfinite(loss):
+            raise RunFailedError(
+                f"the {name} is {loss} by step {step}: the run has diverged; lower train.learning_rate"
+            )
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._run:

@@ -60,7 +60,8 @@ class MetricState:
         hits = (logits > 0) == (labels > 0.5)
         values = torch.stack([torch.ones_like(losses), losses, hits.to(losses.dtype), logits.sigmoid()])
         self._sums += (values.double() * weights).sum(dim=1)
-        place = (logits.clamp(-_LIMIT, _LIMIT) + _LIMIT) * ((_BINS - 1) / (2 * _LIMIT))
+        # What is not finite lands in the middle; the loss is then not finite either, and says so.
+        place = (logits.nan_to_num(0.0).clamp(-_LIMIT, _LIMIT) + _LIMIT) * ((_BINS - 1) / (2 * _LIMIT))
         index = place.round().long() + (labels > 0.5).long() * _BINS
         self._counts.view(-1).index_add_(0, index, weights.double())
 

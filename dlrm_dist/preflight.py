@@ -1,11 +1,13 @@
 """What can be refused before any rank starts: the config, the data, and whether they fit the number of ranks."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from dlrm_dist import config as config_module
 from dlrm_dist import optim, runfolder, runtime
 from dlrm_dist.config import Config, ShardingSection
-from dlrm_dist.data import planted
+from dlrm_dist.data import footers, planted
 from dlrm_dist.data.schema import DatasetInfo, read_info
 from dlrm_dist.errors import UserError
 from dlrm_dist.models.shape import dataset_shape
@@ -14,8 +16,8 @@ from dlrm_dist.planning import cluster, constraints, plan_file
 from dlrm_dist.planning.tables import model_tables
 
 
-def check(arguments: Sequence[str], world_size: int) -> None:
-    """Check a training command line for `world_size` ranks, on one process, without starting anything.
+def check(arguments: Sequence[str], world_size: int, local_world_size: int) -> None:
+    """Check a training command line for so many ranks, on all hosts and on each, without starting anything.
 
     Raises:
         UserError: the run would be refused.
@@ -23,13 +25,13 @@ def check(arguments: Sequence[str], world_size: int) -> None:
     if {"-h", "--help"} & set(arguments):
         return
     config = config_module.load(arguments)
-    validate(config, world_size)
+    validate(config, world_size, local_world_size)
     if planted.is_wanted(config.data):
         return
     validate_data(config, read_info(config.data.path), world_size)
 
 
-def validate(config: Config, world_size: int) -> None:
+def validate(config: Config, world_size: int, local_world_size: int) -> None:
     """Check what needs no data.
 
     Raises:
@@ -43,10 +45,13 @@ def validate(config: Config, world_size: int) -> None:
                 f"use {world_size} or more, or fewer ranks"
             )
     _validate_sharding(config.sharding, batch_sizes, world_size)
-    device = runtime.choose_device(config.runtime.device, 0, runtime.local_world_size())
+    device = runtime.choose_device(config.runtime.device, 0, local_world_size)
     optim.check_device(config.optimizer, device.type)
     if runtime.global_rank() == 0:
         runfolder.check(config.run)
+        _check_can_make(config.run.folder, "run.folder")
+        if planted.is_wanted(config.data):
+            _check_can_make(config.data.path, "data.path")
 
 
 def _validate_sharding(section: ShardingSection, batch_sizes: dict[str, int], world_size: int) -> None:
@@ -59,14 +64,21 @@ def _validate_sharding(section: ShardingSection, batch_sizes: dict[str, int], wo
             constraints.refuse_precision(section.comm_precision, types, rows)
     else:
         plan = plan_file.read(section.plan)
-        types = [sharding.sharding_type for _, sharding in plan.placed()]
-        constraints.refuse_precision(section.comm_precision, types, rows)
+        placed = [sharding.sharding_type for _, sharding in plan.placed()]
+        constraints.refuse_precision(section.comm_precision, placed, rows)
         if plan.world_size != world_size and not runtime.is_restart():
             raise UserError(
                 f"{section.plan}: is for {plan.world_size} ranks ({plan.inputs.cluster.size}), this run has "
                 f"{world_size}; make one: dlrm-dist plan make --config CONFIG --cluster "
                 f"{plan.inputs.cluster.name}:1x{world_size} --out NAME.plan.json"
             )
+
+
+def _check_can_make(path: Path, key: str) -> None:
+    """Refuse a folder that is none, or that cannot be made where it is to be."""
+    nearest = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{key} {path}: cannot be made: {nearest} is not a folder one may write to; choose another")
 
 
 def validate_data(config: Config, info: DatasetInfo, world_size: int) -> None:
@@ -96,6 +108,7 @@ def validate_data(config: Config, info: DatasetInfo, world_size: int) -> None:
                 f"{path}: split {name} has {info.splits[name].rows} rows, too few for one batch on each of "
                 f"{world_size} ranks; use more data or fewer ranks"
             )
+        footers.check_split(path, info, name)
     if world_size > info.lanes:
         raise UserError(
             f"{path}: is written in {info.lanes} lanes and serves at most as many ranks, not {world_size}; "

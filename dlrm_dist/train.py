@@ -18,7 +18,7 @@ from dlrm_dist.planning.inputs import request_of
 from dlrm_dist.planning.plan_file import PlanFile
 from dlrm_dist.planning.torchrec_plan import to_torchrec
 from dlrm_dist.runfolder import RunFolder
-from dlrm_dist.runtime import Session, is_restart, session, world_size
+from dlrm_dist.runtime import Session, is_restart, local_world_size, session, world_size
 from dlrm_dist.shard import ShardedTask, shard
 
 
@@ -28,15 +28,14 @@ def main(config: Config) -> dict[str, Any]:
     Raises:
         UserError: the config, the data and the machine do not fit together.
     """
-    preflight.validate(config, world_size())
+    preflight.validate(config, world_size(), local_world_size())
     planted.ensure(config.data)
     info = read_info(config.data.path)
     preflight.validate_data(config, info, world_size())
     with session(config.runtime) as here:
         train, valid = _reader(config, info, "train", here), _reader(config, info, config.eval.split, here)
         schedule = Schedule.of(config.train, train, drop_last=config.data.last_batch == "drop")
-        run = RunFolder(config.run) if here.is_main else None
-        sharded = _build(config, info, here, run)
+        sharded, run = _build(config, info, here)
         loop = Loop(here, sharded, schedule, run, config.train, config.eval)
         result = loop.run(train, valid)
         if valid.split in info.best_auc:
@@ -53,17 +52,19 @@ def _reader(config: Config, info: DatasetInfo, split: str, here: Session) -> Spl
     return SplitReader(config.data.path, info, split, here.global_rank, here.world_size, pin)
 
 
-def _build(config: Config, info: DatasetInfo, here: Session, run: RunFolder | None) -> ShardedTask:
-    """The sharded model; its plan is printed, and written into the run folder."""
+def _build(config: Config, info: DatasetInfo, here: Session) -> tuple[ShardedTask, RunFolder | None]:
+    """The sharded model, and on global rank 0 the run folder, made when there is a plan to write into it."""
     shape = dataset_shape(info, config.model)
     features = [(feature.name, feature.rows) for feature in shape.features]
     task = ClickTask(build_model(config.model, shape.num_dense, features, config.train.seed, here.device))
     plan, lines = here.from_main(lambda: _plan(config, shape, here))
+    folder = here.from_main(lambda: RunFolder(config.run))
+    run = folder if here.is_main else None
     if run:
         run.start(config, plan, here)
         print("\n".join([*lines, *plan_file.summary(plan)]), flush=True)
     rate = config.train.learning_rate
-    return shard(
+    sharded = shard(
         task,
         to_torchrec(plan),
         here.device,
@@ -72,6 +73,7 @@ def _build(config: Config, info: DatasetInfo, here: Session, run: RunFolder | No
         config.train.seed,
         config.sharding.comm_precision,
     )
+    return sharded, run
 
 
 def _plan(config: Config, shape: ModelShape, here: Session) -> tuple[PlanFile, list[str]]:

@@ -5,6 +5,7 @@ traceback of the launcher. torchx lists this module's functions as components, s
 """
 
 import functools
+import logging
 import os
 import sys
 from pathlib import Path
@@ -26,10 +27,10 @@ def ddp(*script_args: str, **options: Any) -> AppDef:
     """Starts a script, or a module with -m, as nodes x ranks processes through torchrun."""
     script_args, options = _named_script(script_args, options)
     script, m = options.get("script"), options.get("m")
-    world_size = _world_size(options.get("j", "1x2"))
+    nodes, ranks_per_node = _size(options.get("j", "1x2"))
     _check_script(script, m)
     if _trains(script, m):
-        _check_training(list(script_args), world_size)
+        _check_training(list(script_args), nodes * ranks_per_node, ranks_per_node)
     _put_torchrun_on_path()
     env = dict(options.get("env") or {})
     # torchrun sets 1 too, with a warning; the ranks choose their threads when they know how many share the machine.
@@ -67,14 +68,15 @@ def _user_error(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def _world_size(j: str) -> int:
+def _size(j: str) -> tuple[int, int]:
+    """Nodes (the most), and ranks on each."""
     try:
         min_nodes, max_nodes, ranks_per_node, _ = dist.parse_nnodes(j)
     except ValueError:
         min_nodes = max_nodes = ranks_per_node = 0
     if not (1 <= min_nodes <= max_nodes and ranks_per_node >= 1):
         _user_error(f"-j is {j!r}; allowed: 4 (ranks), 1x4 (nodes x ranks on each) or 1:2x4 (least:most nodes x ranks)")
-    return int(max_nodes * ranks_per_node)
+    return int(max_nodes), int(ranks_per_node)
 
 
 def _check_script(script: Any, m: Any) -> None:
@@ -88,13 +90,16 @@ def _trains(script: Any, m: Any) -> bool:
     return m == TRAIN_MODULE or (script is not None and Path(script).resolve() == TRAIN_SCRIPT)
 
 
-def _check_training(script_args: list[str], world_size: int) -> None:
-    from dlrm_dist.preflight import check  # here, because it imports torch, which other components do not need
-
+def _check_training(script_args: list[str], world_size: int, ranks_per_node: int) -> None:
+    logging.disable(logging.WARNING)  # torchx shows every library's notices, FBGEMM's on each of its parts too
     try:
-        check(script_args, world_size)
+        from dlrm_dist.preflight import check  # here, because it imports torch, which other components do not need
+
+        check(script_args, world_size, ranks_per_node)
     except UserError as error:
         _user_error(str(error))
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _put_torchrun_on_path() -> None:

@@ -7,7 +7,7 @@ Exit codes: 0 done, 1 the run failed, 2 a mistake in the command, the config or 
 import sys
 
 from dlrm_dist import config, runtime
-from dlrm_dist.errors import RankError, UserError
+from dlrm_dist.errors import RankError, RunFailedError, UserError
 from dlrm_dist.train import main
 
 if __name__ == "__main__":
@@ -18,3 +18,7 @@ if __name__ == "__main__":
         if runtime.global_rank() == 0 or isinstance(error, RankError):
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RunFailedError as error:
+        if runtime.global_rank() == 0:
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -160,6 +160,10 @@ class SplitReader:
         wide = any(pa.types.is_int64(table[category.name].type) for category in self.info.categories)
         ids = np.empty((len(self.info.categories), len(order)), dtype=np.int64 if wide else np.int32)
         for i, category in enumerate(self.info.categories):
+            if table[category.name].null_count:
+                raise RankError(
+                    f"{self.folder}: split {self.split}, column {category.name} has nulls; prepare the dataset again"
+                )
             column = table[category.name].to_numpy()
             self._check_ids(category.name, category.rows, column)
             ids[i] = column[order]

@@ -110,10 +110,14 @@ def _run(
             pool.shutdown(cancel_futures=True)
 
 
+_MOST = 1 << 40
+"""Beyond any table, file or seed; what is larger is a mistyped number."""
+
+
 def _check_options(options: PrepareOptions) -> None:
     for name, least in (("hash_rows", 1), ("min_count", 1), ("seed", 0), ("lanes", 1), ("group_rows", 1)):
-        if getattr(options, name) < least:
-            raise UserError(f"{name}: {getattr(options, name)} is too small; allowed: {least} or more; raise it")
+        if not least <= getattr(options, name) < _MOST:
+            raise UserError(f"{name}: {getattr(options, name)} is impossible; allowed: {least} to {_MOST - 1}")
     allowed = {"format": ("kaggle", "slot"), "ids": ("hash", "vocabulary"), "dense": ("log1p", "none")}
     for name, values in allowed.items():
         if getattr(options, name) not in values:

@@ -12,12 +12,12 @@ training visits the rows is defined in `dlrm_dist.data.order`.
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dlrm_dist.errors import UserError
+from dlrm_dist.errors import UserError, first_problem
 
 FORMAT_VERSION = 1
 LANES = 384
@@ -27,6 +27,8 @@ GROUP_ROWS = 2048
 6.2M. A rank holds its share of one stripe (lanes * group_rows rows, 126 MB at 2,048) and prefetches the next."""
 LABEL = "label"
 METADATA_KEY = b"dlrm_dist"
+LARGEST_IDS_KEY = b"dlrm_dist.largest_ids"
+"""In a part's metadata: its largest id of each category, as JSON."""
 
 
 class Category(BaseModel):
@@ -34,15 +36,15 @@ class Category(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
-    rows: int
+    rows: int = Field(gt=0)
 
 
 class Split(BaseModel):
     """One split: rows, clicks (rows with label 1), and its Parquet parts relative to the dataset's folder, in order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    rows: int
-    clicks: int
+    rows: int = Field(ge=0)
+    clicks: int = Field(ge=0)
     parts: tuple[str, ...]
 
 
@@ -56,12 +58,20 @@ class DatasetInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     version: Literal[1] = 1
     dense: tuple[str, ...]
-    categories: tuple[Category, ...]
-    lanes: int
-    group_rows: int
+    categories: tuple[Category, ...] = Field(min_length=1)
+    lanes: int = Field(gt=0)
+    group_rows: int = Field(gt=0)
     splits: dict[str, Split]
     transform: dict[str, Any]
     best_auc: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [LABEL, *self.dense, *(category.name for category in self.categories)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"column {twice[0]} is named twice")
+        return self
 
     def write(self, folder: Path) -> None:
         """Write `dataset.json` into `folder`."""
@@ -80,9 +90,14 @@ def read_info(folder: str | Path) -> DatasetInfo:
         info = DatasetInfo.model_validate(json.loads(path.read_text()))
     except FileNotFoundError:
         raise UserError(f"{folder}: no prepared dataset here (no dataset.json); make one: dlrm-dist prepare") from None
-    except (OSError, ValueError, ValidationError) as error:
+    except ValidationError as error:
+        reason = first_problem(error)
+        raise UserError(
+            f"{path}: is no dataset of version {FORMAT_VERSION}: {reason}; prepare the dataset again"
+        ) from None
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be read as a dataset of version {FORMAT_VERSION}: {reason}") from None
+        raise UserError(f"{path}: cannot be read: {reason}; prepare the dataset again") from None
     missing = [part for split in info.splits.values() for part in split.parts if not (folder / part).is_file()]
     if missing:
         raise UserError(f"{folder}: {len(missing)} Parquet parts are missing, first {missing[0]}; prepare it again")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dlrm_dist.data.schema import LABEL, METADATA_KEY, Category, Split, stripe_group_rows
+from dlrm_dist.data.schema import LABEL, LARGEST_IDS_KEY, METADATA_KEY, Category, Split, stripe_group_rows
 from dlrm_dist.data.vocabulary import id_type
 
 BUCKET_ROWS = 1 << 20
@@ -99,6 +99,7 @@ def write_split(
 
 
 def _write_stripe(stripe: pa.Table, path: Path, lanes: int) -> None:
+    stripe = _with_largest_ids(stripe)
     with pq.ParquetWriter(
         path, stripe.schema, compression="lz4", use_dictionary=False, write_statistics=False
     ) as writer:
@@ -106,6 +107,13 @@ def _write_stripe(stripe: pa.Table, path: Path, lanes: int) -> None:
         for size in stripe_group_rows(stripe.num_rows, lanes):
             writer.write_table(stripe.slice(start, size), row_group_size=max(size, 1))
             start += size
+
+
+def _with_largest_ids(stripe: pa.Table) -> pa.Table:
+    """The table with its largest id of each category in the metadata, where a reader finds it without reading rows."""
+    names = [name for name in stripe.column_names if name != LABEL and pa.types.is_integer(stripe[name].type)]
+    largest = {name: pc.max(stripe[name]).as_py() for name in names} if stripe.num_rows else {}
+    return stripe.replace_schema_metadata({**(stripe.schema.metadata or {}), LARGEST_IDS_KEY: json.dumps(largest)})
 
 
 class Spool:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dlrm_dist.errors import UserError
+from dlrm_dist.errors import UserError, first_problem
 
 PLANS = Path(__file__).resolve().parents[2] / "sharding_plans"
 """The folder of clusters, constraints and plans that come with the project."""
@@ -179,11 +179,4 @@ def _read(name: str) -> Cluster:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
         raise UserError(f"{path}: is not valid TOML: {error}") from None
     except ValidationError as error:
-        raise UserError(f"{path}: {problem(error)}; see sharding_plans/clusters/") from None
-
-
-def problem(error: ValidationError) -> str:
-    """The first problem of a file, as one line: where, what."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}".removeprefix(": ").replace("Value error, ", "")
+        raise UserError(f"{path}: {first_problem(error)}; see sharding_plans/clusters/") from None

@@ -18,8 +18,8 @@ from typing import Annotated, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dlrm_dist.config import ShardingName
-from dlrm_dist.errors import UserError
-from dlrm_dist.planning.cluster import PLANS, problem
+from dlrm_dist.errors import UserError, first_problem
+from dlrm_dist.planning.cluster import PLANS
 
 SHARDING_TYPES: tuple[str, ...] = get_args(ShardingName)
 PINNABLE = ("table_wise", "column_wise")
@@ -30,6 +30,7 @@ _WITHOUT_INT8 = ("row_wise", "table_row_wise", "grid_shard")
 """Types whose exchange is a reduce-scatter, which sums: TorchRec fails there with int8."""
 
 
+REPLICATED_FP16 = "replicated tables in fp16 would have their moments in fp16 too, where small squares vanish"
 INT8_ROWS = 8
 """FBGEMM's int8 codec works on blocks of 32 numbers: 8 rows of the narrowest shard, 4 columns, always fill them."""
 
@@ -103,7 +104,7 @@ def load_rules(text: str | Path) -> tuple[Rule, ...]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
         raise UserError(f"{path}: is not valid TOML: {error}") from None
     except ValidationError as error:
-        raise UserError(f"{path}: {problem(error)}; see sharding_plans/constraints/") from None
+        raise UserError(f"{path}: {first_problem(error)}; see sharding_plans/constraints/") from None
 
 
 def rule_of(table: str, rules: tuple[Rule, ...]) -> Rule:

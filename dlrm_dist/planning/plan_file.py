@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dlrm_dist.errors import UserError
-from dlrm_dist.planning.cluster import Cluster, problem
+from dlrm_dist.errors import UserError, first_problem
+from dlrm_dist.planning.cluster import Cluster
 from dlrm_dist.planning.constraints import Rule
 
 VERSION = 2
@@ -197,7 +197,7 @@ def read(path: Path) -> PlanFile:
     try:
         return PlanFile.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: {problem(error)}; make it anew: dlrm-dist plan make") from None
+        raise UserError(f"{path}: {first_problem(error)}; make it anew: dlrm-dist plan make") from None
 
 
 def summary(plan: PlanFile) -> list[str]:

@@ -33,7 +33,7 @@ from dlrm_dist import __version__
 from dlrm_dist.errors import NothingFitsError, UserError
 from dlrm_dist.planning import alternatives, estimates, torchrec_plan
 from dlrm_dist.planning.cluster import GIB, Cluster
-from dlrm_dist.planning.constraints import Rule, check_rules_are_used, refuse_precision, rule_of
+from dlrm_dist.planning.constraints import REPLICATED_FP16, Rule, check_rules_are_used, refuse_precision, rule_of
 from dlrm_dist.planning.plan_file import Inputs, PlanFile, Table, TableEstimate
 from dlrm_dist.planning.sharder import Sharder
 from dlrm_dist.planning.subject import Subject
@@ -64,7 +64,7 @@ def make_plan(subject: Subject, cluster: Cluster, request: Request) -> PlanFile:
     """
     for types in [rule.sharding_types for rule in request.rules] if request.rules else [request.sharding_types]:
         refuse_precision(request.comm_precision, types)
-    limits = {table.name: _limits(table, cluster, request) for table in subject.tables}
+    limits = {table.name: _limits(table, subject.optimizer, cluster, request) for table in subject.tables}
     topology = _topology(cluster)
     per_rank_batch_size = -(-request.batch_size // cluster.world_size)
     enumerator = _Enumerator(topology, per_rank_batch_size, limits)
@@ -227,7 +227,7 @@ def _topology(cluster: Cluster) -> Topology:
     )
 
 
-def _limits(table: Table, cluster: Cluster, request: Request) -> ParameterConstraints:
+def _limits(table: Table, optimizer: str, cluster: Cluster, request: Request) -> ParameterConstraints:
     """The allowed types and kernels of a table, without those that would give a rank no row or too few ranks."""
     rule = rule_of(table.name, request.rules) if request.rules else None
     world_size, local = cluster.world_size, cluster.devices_per_host
@@ -248,8 +248,12 @@ def _limits(table: Table, cluster: Cluster, request: Request) -> ParameterConstr
         for kind in (rule.sharding_types if rule else request.sharding_types)
         if every_part_has_rows(table.rows, row_parts.get(kind, 1)) and spread[kind] >= ((rule and rule.min_ranks) or 1)
     ]
+    if table.data_type != "fp32" and optimizer != "sgd":
+        types = [kind for kind in types if kind != "data_parallel"]
     if world_size == 1 and len(types) > 1:
         types = [kind for kind in types if kind not in row_parts]  # nothing to cut, only exchanges to pay
+    if rule and rule.sharding_types == ("data_parallel",) and not types:
+        raise UserError(f"constraints: table {table.name} is data_parallel: {REPLICATED_FP16}; allow table_wise")
     if rule and not types:
         raise UserError(
             f"constraints: table {table.name} ({table.rows} x {table.dim}) cannot be "

@@ -14,7 +14,7 @@ from dlrm_dist.models.shape import ModelShape
 from dlrm_dist.runtime import quiet_libraries
 from dlrm_dist.verify import reference, worker
 from dlrm_dist.verify.cases import Case, Layout
-from dlrm_dist.verify.problem import STEPS, small
+from dlrm_dist.verify.problem import small
 from dlrm_dist.verify.ranks import run_ranks
 
 RATES = {"sgd": (10.0, 0.2), "adagrad": (0.02, 0.01), "rowwise_adagrad": (0.02, 0.01)}
@@ -32,8 +32,10 @@ class Result:
     case: Case
     weights: float | None
     moments: float | None
+    mean: float | None
+    """Root mean square difference of the weights over their root mean square way."""
     moved: float | None
-    tolerance: float | None
+    tolerance: float
     verdict: str
 
     @property
@@ -65,7 +67,7 @@ def compare(cases: Sequence[Case], model: ModelSection, shape: ModelShape, slowe
         found = _run(layout, list(jobs.values()))
         for case in mine:
             if case.refused():
-                yield Result(case, None, None, None, None, f"refused: {case.refused()}")
+                yield Result(case, None, None, None, None, case.tolerance, f"refused: {case.refused()}")
             else:
                 yield _result(case, jobs[case.name], found[case.name], slower)
 
@@ -109,22 +111,28 @@ def _run(layout: Layout, jobs: list[worker.Job]) -> dict[str, Any]:
 def _result(case: Case, job: worker.Job, found: dict[str, Any], slower: float) -> Result:
     rates = (job.rates[0] * slower, job.rates[1] * slower)
     final, moments = reference.train(job.problem(), found["initial"], job.optimizer, rates)
-    weights = max(_difference(found["final"][key], value) for key, value in final.items())
     state = [
-        _difference(value.reshape(moments[name].shape), moments[name])
+        _largest(value.reshape(moments[name].shape), moments[name])
         for key, value in found["moments"].items()
         if (name := key.removeprefix("t_").removesuffix(".momentum1")) in moments
         and value.numel() == moments[name].numel()
     ]
-    moved = max(_difference(found["initial"][key], value) for key, value in final.items())
-    tolerance = case.tolerance(moved, STEPS)
-    worst = max([weights, *state]) if job.comm_precision == "fp32" else weights
-    verdict = "equal" if worst <= tolerance else "DIFFERS"
+    weights = max(_largest(found["final"][key], value) for key, value in final.items())
+    moved = max(_largest(found["initial"][key], value) for key, value in final.items())
+    mean = _sum_of_squares(found["final"], final) ** 0.5 / _sum_of_squares(found["initial"], final) ** 0.5
+    worst = max([weights, *state]) if case.is_exact else mean
+    verdict = "equal" if worst <= case.tolerance else "DIFFERS"
+    if not case.is_exact and verdict == "equal":
+        verdict = "equal but for rounding"
     if case.cannot_be_equal():
         verdict = f"cannot be equal: {case.cannot_be_equal()}"
-    return Result(case, weights, max(state, default=None), moved, tolerance, verdict)
+    return Result(case, weights, max(state, default=None), mean, moved, case.tolerance, verdict)
 
 
-def _difference(a: Tensor, b: Tensor) -> float:
-    """The largest; not-a-number counts as infinite."""
+def _sum_of_squares(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    return sum(float((a[key].double() - value).square().sum()) for key, value in b.items())
+
+
+def _largest(a: Tensor, b: Tensor) -> float:
+    """The largest difference; not-a-number counts as infinite."""
     return float(torch.nan_to_num((a.double() - b.double()).abs(), nan=float("inf")).max())

@@ -45,9 +45,8 @@ def test_what_cannot_be_equal_is_named(tmp_path):
         assert exact[kind].endswith("equal") == (kind not in BY_COLUMN)
     coarse = {line[1]: line[5] for line in lines if line[4] == "int8"}
     assert "refused: int8 does not work with a reduce-scatter" in coarse["row_wise"]
-    assert coarse["table_wise"].endswith("equal")
-    difference, moved = (float(coarse["table_wise"].split()[column]) for column in (0, 2))
-    assert 1e-5 < difference < 0.2 * moved  # the exchange is coarse indeed
+    assert coarse["table_wise"].endswith("equal but for rounding")
+    assert float(coarse["table_wise"].split()[2]) > 1e-4  # the exchange is coarse indeed
 
 
 def test_a_wrong_learning_rate_is_noticed():
