@@ -36,8 +36,9 @@ def _verify(options: argparse.Namespace) -> int:
     config = config_module.load([*given, *options.config_keys])
     layouts = [_layout(text) for text in options.ranks.split(",")]
     if config.optimizer.sparse not in FUSED_ON_CPU:
+        allowed = ", ".join(FUSED_ON_CPU)
         raise UserError(
-            f"optimizer.sparse {config.optimizer.sparse} has no kernel on CPU; use {', '.join(FUSED_ON_CPU)}"
+            f"optimizer.sparse is {config.optimizer.sparse}, which has no fused kernel on CPU; use {allowed}"
         )
     comm = dict.fromkeys(("fp32", config.sharding.comm_precision))
     cases = make_cases(

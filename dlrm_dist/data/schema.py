@@ -93,11 +93,13 @@ def read_info(folder: str | Path) -> DatasetInfo:
     except ValidationError as error:
         reason = first_problem(error)
         raise UserError(
-            f"{path}: is no dataset of version {FORMAT_VERSION}: {reason}; prepare the dataset again"
+            f"{path}: cannot be read as a dataset of version {FORMAT_VERSION}: {reason}; prepare the dataset again"
         ) from None
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be read: {reason}; prepare the dataset again") from None
+        raise UserError(
+            f"{path}: cannot be read as a dataset of version {FORMAT_VERSION}: {reason}; prepare the dataset again"
+        ) from None
     missing = [part for split in info.splits.values() for part in split.parts if not (folder / part).is_file()]
     if missing:
         raise UserError(f"{folder}: {len(missing)} Parquet parts are missing, first {missing[0]}; prepare it again")

@@ -184,7 +184,7 @@ def write_clicks(out: Path, rows: int = DEFAULT_ROWS, seed: int = 0, effects_see
         wrong = f"rows={rows}, seed={seed}, effects_seed={effects_seed}"
         raise UserError(f"cannot write {wrong} to {out}: needs rows >= 1 and seeds >= 0; give others")
     if out.exists() and not out.is_file():
-        raise UserError(f"{out}: is no file that could be replaced; name another")
+        raise UserError(f"{out}: cannot be written: it is no file that could be replaced; name another")
     model, auc = PlantedModel(effects_seed), _Auc()
     options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     with _replacing(out) as file, tqdm(total=rows, unit="rows", unit_scale=True, disable=None) as progress:

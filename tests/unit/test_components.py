@@ -31,8 +31,8 @@ def checked(monkeypatch):
     module = ModuleType("dlrm_dist.preflight")
     module.calls, module.error = [], None
 
-    def check(script_args, world_size):
-        module.calls.append((script_args, world_size))
+    def check(script_args, world_size, local_world_size):
+        module.calls.append((script_args, world_size, local_world_size))
         if module.error:
             raise UserError(module.error)
 
@@ -123,12 +123,12 @@ def test_wrong_j(capsys, j):
     assert f"-j is {j!r}; allowed: " in error_line(capsys, "job.py", j=j)
 
 
-@pytest.mark.parametrize(("j", "world_size"), [("3", 3), ("1x2", 2), ("2x4", 8), ("1:2x4", 8)])
-def test_training_is_checked_with_its_world_size(checked, monkeypatch, j, world_size):
+@pytest.mark.parametrize(("j", "ranks"), [("3", (3, 3)), ("1x2", (2, 2)), ("2x4", (8, 4)), ("1:2x4", (8, 4))])
+def test_training_is_checked_with_its_ranks_and_those_of_a_host(checked, monkeypatch, j, ranks):
     monkeypatch.setattr(components, "TRAIN_SCRIPT", Path("job.py").resolve())
     components.ddp("job.py", "--config", "a.toml", j=j)
     components.ddp("--config", "a.toml", m="launch.train", j=j)
-    assert checked.calls == [(["--config", "a.toml"], world_size)] * 2
+    assert checked.calls == [(["--config", "a.toml"], *ranks)] * 2
 
 
 def test_other_scripts_are_not_checked(checked):

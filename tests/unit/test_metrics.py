@@ -138,3 +138,10 @@ def test_a_million_rows_are_not_lost_to_rounding():
     scores = state.compute()
     assert (scores.rows, scores.auc) == (2**24 + 100, 1)
     assert scores.click_rate == 2**24 / (2**24 + 100)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_scores_that_are_not_finite_make_the_loss_so(bad):
+    state = MetricState(torch.device("cpu"))
+    state.update(torch.tensor([0.3, bad, bad]), torch.tensor([1.0, 0.0, 1.0]), torch.ones(3))
+    assert not math.isfinite(state.compute().log_loss)

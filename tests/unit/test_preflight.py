@@ -1,10 +1,12 @@
 """Every refusal before a rank starts; nothing is left behind by any."""
 
+import json
+
 import pytest
 import torch
 
+from dlrm_dist import preflight
 from dlrm_dist.errors import UserError
-from dlrm_dist.preflight import check
 from tests.helpers import LANES, numbered_dataset
 
 
@@ -19,6 +21,10 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     numbered_dataset(tmp_path / "clicks", {"train": 50, "valid": 3, "test": 20})
     return tmp_path
+
+
+def check(arguments, world_size):
+    preflight.check(arguments, world_size, world_size)
 
 
 def refusal(world_size, *arguments, path="clicks"):
@@ -78,7 +84,6 @@ def test_an_optimizer_without_a_kernel_on_cpu(folder):
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_more_ranks_than_gpus(folder, monkeypatch, gpus):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     told = refusal(2, "--runtime.device", "cuda")
     assert told.startswith(f"runtime.device is cuda, but this host has {gpus} GPUs for 2 ranks; ")
 
@@ -97,7 +102,7 @@ def test_a_wrong_config_and_a_missing_dataset(folder):
     told = refusal(1, path="elsewhere")
     assert told.startswith("elsewhere: no prepared dataset here") and "dlrm-dist prepare" in told
     (folder / "empty").mkdir()
-    assert refusal(1, "--data.planted_rows", "5", path="empty").startswith("empty: no prepared dataset here")
+    assert refusal(1, "--data.planted_rows", "500", path="empty").startswith("empty: no prepared dataset here")
 
 
 def test_what_is_to_be_planted_is_not_looked_for(folder):
@@ -109,3 +114,76 @@ def test_what_is_to_be_planted_is_not_looked_for(folder):
 @pytest.mark.parametrize("word", ["-h", "--help"])
 def test_a_call_for_help_is_let_through(folder, word):
     check(["--train.bach_size", "3", word], 99)
+
+
+def rewritten(folder, **changes):
+    """The dataset with other values in its dataset.json."""
+    path = folder / "clicks" / "dataset.json"
+    values = json.loads(path.read_text())
+    values.update(changes)
+    path.write_text(json.dumps(values))
+
+
+def test_an_id_beyond_its_table(folder):
+    rewritten(folder, categories=[{"name": "C1", "rows": 49}, {"name": "C2", "rows": 7}])
+    told = refusal(2)
+    assert "clicks/train/part-" in told and "column C1: id 49 lies outside its table of 49 rows (0 to 48)" in told
+
+
+@pytest.mark.parametrize("rows", [49, 51, 0])
+def test_a_dataset_of_other_rows_than_promised(folder, rows):
+    splits = json.loads((folder / "clicks" / "dataset.json").read_text())["splits"]
+    rewritten(folder, splits=splits | {"train": splits["train"] | {"rows": rows}})
+    assert "50 rows in" in refusal(1) if rows else "too few for one batch" in refusal(1)
+
+
+@pytest.mark.parametrize("layout", [{"lanes": 6}, {"group_rows": 5}])
+def test_a_dataset_of_another_layout_than_promised(folder, layout):
+    rewritten(folder, **layout)
+    assert "where dataset.json promises 50 in" in refusal(1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"dense": ["I1", "I9"]}, "column I9 is missing"),
+        ({"dense": ["I1", "C2"], "categories": [{"name": "C1", "rows": 10_000}]}, "column C2 is int32"),
+        ({"dense": ["I1"], "categories": [{"name": "I2", "rows": 9}]}, "column I2 is float"),
+        ({"dense": ["I1", "I1"]}, "column I1 is named twice"),
+        ({"categories": []}, "categories"),
+        ({"lanes": 0}, "lanes"),
+        ({"version": 7}, "version"),
+    ],
+)
+def test_columns_that_are_not_there_or_of_another_kind(folder, columns, said):
+    rewritten(folder, **columns)
+    assert said in refusal(1)
+
+
+def test_a_damaged_part(folder):
+    part = folder / "clicks" / "train" / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    assert "part-00000.parquet: not a readable Parquet file" in refusal(1)
+
+
+@pytest.mark.parametrize("key", ["run.folder", "data.path"])
+def test_a_folder_that_cannot_be_made(folder, key):
+    (folder / "file").touch()
+    words = ["--data.planted_rows", "500"] if key == "data.path" else []
+    told = refusal(1, f"--{key}", "file/below", *words, path="new")
+    assert told.startswith(f"{key} file/below: cannot be made: ") and "file is not a folder" in told
+
+
+def test_an_exchange_in_int8_that_does_not_work(folder):
+    int8 = ("--sharding.comm_precision", "int8")
+    assert "does not work with row_wise" in refusal(2, *int8)
+    assert "needs a multiple of 8 rows on a rank; train.batch_size gives 9" in refusal(
+        2, *int8, "--sharding.types", "table_wise", "--train.batch_size", "18"
+    )
+
+
+def test_tables_that_do_not_fit_the_dataset(folder):
+    assert "C1 9999 rows, but the dataset has ids up to 9999" in refusal(1, "--model.num_embeddings", "9999,7")
+    assert "has 3 tables, the dataset 2 categories" in refusal(1, "--model.num_embeddings", "10000,7,7")
+    assert "has 1 values for 2 categories" in refusal(1, "--model.multi_hot_sizes", "2")
+    check(["--data.path", "clicks", "--runtime.device", "cpu", "--model.num_embeddings", "10001,7"], 1)
