@@ -150,6 +150,17 @@ class TrainSection(Section):
     """Steps between two progress lines (and lines of metrics.jsonl)."""
 
 
+class CheckpointSection(Section):
+    """What is kept of a run while it trains, and whether it goes on from that."""
+
+    every: Steps = 0
+    """Steps between two checkpoints; 0: at the end, and when the run is asked to stop (SIGTERM, SIGINT)."""
+    keep: Positive = 3
+    """How many of the newest checkpoints are kept."""
+    resume: Literal["no", "auto"] = "no"
+    """`auto`: go on from the newest complete checkpoint of the run `run.name`, or start it when there is none."""
+
+
 class EvalSection(Section):
     """Scoring during and after training."""
 
@@ -202,11 +213,22 @@ class Config(BaseSettings):
     optimizer: OptimizerSection = OptimizerSection()
     sharding: ShardingSection = ShardingSection()
     train: TrainSection = TrainSection()
+    checkpoint: CheckpointSection = CheckpointSection()
     eval: EvalSection = EvalSection()
     runtime: RuntimeSection = RuntimeSection()
     run: RunSection = RunSection()
 
-    sections: ClassVar[tuple[str, ...]] = ("data", "model", "optimizer", "sharding", "train", "eval", "runtime", "run")
+    sections: ClassVar[tuple[str, ...]] = (
+        "data",
+        "model",
+        "optimizer",
+        "sharding",
+        "train",
+        "checkpoint",
+        "eval",
+        "runtime",
+        "run",
+    )
 
     @classmethod
     def settings_customise_sources(

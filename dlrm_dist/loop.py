@@ -13,12 +13,14 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
+from dlrm_dist.checkpoint import Checkpoints
 from dlrm_dist.config import EvalSection, TrainSection
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.order import EpochOrder
 from dlrm_dist.errors import RunFailedError
 from dlrm_dist.evaluate import evaluate
+from dlrm_dist.interruption import InterruptedRunError, Interruption, interruption
 from dlrm_dist.metrics import ClickMetrics
 from dlrm_dist.optim import learning_rate_factor
 from dlrm_dist.runfolder import RunFolder
@@ -53,10 +55,12 @@ class Schedule:
         rows_per_epoch = self.orders[0].step_bounds(self.steps_per_epoch - 1)[1]
         return epochs * rows_per_epoch + (self.orders[0].step_bounds(rest - 1)[1] if rest else 0)
 
-    def batches(self, reader: SplitReader) -> Iterator[ClickBatch]:
-        """The rank's batches of all epochs as one stream: the pipeline is not drained between epochs."""
-        stream = (batch for order in self.orders for batch in reader.batches(order))
-        return islice(stream, self.total_steps)
+    def batches(self, reader: SplitReader, done: int = 0) -> Iterator[ClickBatch]:
+        """The rank's batches of all epochs behind `done` steps, as one stream: it is not drained between epochs."""
+        epoch, first = divmod(done, self.steps_per_epoch)
+        orders = enumerate(self.orders[epoch:])
+        stream = (batch for number, order in orders for batch in reader.batches(order, 0 if number else first))
+        return islice(stream, self.total_steps - done)
 
 
 class Stopwatch:
@@ -107,20 +111,38 @@ class Loop:
         run: RunFolder | None,
         train: TrainSection,
         evaluation: EvalSection,
+        checkpoints: Checkpoints,
+        checkpoint_every: int,
     ) -> None:
         self._here, self._sharded, self._schedule, self._run = here, sharded, schedule, run
         self._train, self._eval = train, evaluation
+        self._checkpoints, self._checkpoint_every = checkpoints, checkpoint_every
         self._pipeline = TrainPipelineSparseDist(sharded.model, sharded.optimizer, here.device)
+        self._control = dist.new_group(backend="gloo")
         self._watch = Stopwatch()
-        self._marks = [(0, 0.0)]  # (step, training seconds) of each report
+        self._marks: list[tuple[int, float]] = []  # (step, training seconds) of each report
 
-    def run(self, train: SplitReader, valid: SplitReader) -> dict[str, Any]:
-        """Train to the end and score; returns the figures of the last score and of the training. Collective."""
+    def run(self, train: SplitReader, valid: SplitReader, done: int = 0) -> dict[str, Any]:
+        """Train to the end and score; returns the figures of the last score and of the training. Collective.
+
+        Args:
+            train: the rank's training rows.
+            valid: the rank's rows to score.
+            done: steps that were completed before.
+
+        Raises:
+            InterruptedRunError: a rank was asked to stop; the state is saved.
+        """
+        with interruption() as asked:
+            return self._run_steps(train, valid, done, asked)
+
+    def _run_steps(self, train: SplitReader, valid: SplitReader, done: int, asked: Interruption) -> dict[str, Any]:
         total = self._schedule.total_steps
-        batches = TimedBatches(self._schedule.batches(train))
+        batches = TimedBatches(self._schedule.batches(train, done))
         loss = torch.zeros((), dtype=torch.float64, device=self._here.device)
         scores = None
-        for step in range(1, total + 1):
+        self._marks = [(done, self._watch.seconds)]
+        for step in range(done + 1, total + 1):
             self._sharded.scale_learning_rates(learning_rate_factor(self._train, step - 1))
             loss += self._pipeline.progress(batches)[0]
             if step % self._train.log_every == 0 or step == total:
@@ -130,9 +152,20 @@ class Loop:
             if self._is_scored(step):
                 with self._watch.paused():
                     scores = self._score(step, valid)
-        if scores is None:
-            raise ValueError("a schedule has at least one step")
+            self._checkpoint(step, asked)
+        if scores is None:  # the run had ended before
+            scores = self._score(total, valid)
         return self._result(scores)
+
+    def _checkpoint(self, step: int, asked: Interruption) -> None:
+        """Save when it is time to, at the end, and when any rank was asked to stop. Collective."""
+        stop = self._any_rank(asked.is_requested) and step < self._schedule.total_steps
+        is_time = self._checkpoint_every and step % self._checkpoint_every == 0
+        if stop or is_time or step == self._schedule.total_steps:
+            with self._watch.paused():
+                self._checkpoints.save(self._sharded, step)
+        if stop:
+            raise InterruptedRunError(f"asked to stop: saved after step {step}; continue with --checkpoint.resume auto")
 
     def _is_scored(self, step: int) -> bool:
         ends = step == self._schedule.total_steps or step % self._schedule.steps_per_epoch == 0
@@ -182,15 +215,22 @@ class Loop:
         """The final figures; the speed leaves out the first report, which holds warm-up, where there are others."""
         total = self._schedule.total_steps
         step, seconds = self._marks[1] if len(self._marks) > 2 else self._marks[0]
+        measured = self._marks[-1][1] - seconds
         rows = self._schedule.rows_after(total) - self._schedule.rows_after(step)
         return {
             **scores.as_dict(),
             "split": self._eval.split,
             "steps": total,
             "samples": self._schedule.rows_after(total),
-            "samples_per_s": rows / (self._marks[-1][1] - seconds),
+            "samples_per_s": rows / measured if measured else 0.0,
             "train_seconds": self._watch.seconds,
         }
+
+    def _any_rank(self, flag: bool) -> bool:
+        """Whether any rank raised its flag. Over gloo, on the CPU: a step on a GPU must not be waited for. Collective."""
+        value = torch.tensor(int(flag))
+        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self._control)
+        return bool(value)
 
     def _check_finite(self, loss: float, name: str, step: int) -> None:
         """Every rank has the same figure, so all stop together."""

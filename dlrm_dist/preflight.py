@@ -48,7 +48,7 @@ def validate(config: Config, world_size: int, local_world_size: int) -> None:
     device = runtime.choose_device(config.runtime.device, 0, local_world_size)
     optim.check_device(config.optimizer, device.type)
     if runtime.global_rank() == 0:
-        runfolder.check(config.run)
+        runfolder.check(config.run, config.checkpoint.resume == "auto")
         _check_can_make(config.run.folder, "run.folder")
         if planted.is_wanted(config.data):
             _check_can_make(config.data.path, "data.path")

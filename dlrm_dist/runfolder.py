@@ -16,20 +16,26 @@ from dlrm_dist.runtime import Session
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchx", "pyarrow", "numpy")
 
 
-def check(section: RunSection) -> None:
-    """Refuse a run's name that is taken.
+def check(section: RunSection, resumes: bool = False) -> None:
+    """Refuse a run's name that is taken, or that is needed to find the run to continue.
 
     Raises:
-        UserError: its folder exists.
+        UserError: its folder exists; there is no name.
     """
-    if section.name and (section.folder / section.name).exists():
+    if resumes and not section.name:
+        raise UserError("checkpoint.resume auto continues the run that --run.name names; give its name")
+    if not resumes and section.name and (section.folder / section.name).exists():
         raise UserError(f"{section.folder / section.name}: a run is there already; choose another --run.name")
 
 
 class RunFolder:
     """A run's folder; made new, never shared with another run."""
 
-    def __init__(self, section: RunSection) -> None:
+    def __init__(self, section: RunSection, resumes: bool = False) -> None:
+        check(section, resumes)
+        if resumes and (section.folder / section.name).is_dir():
+            self.path = section.folder / section.name
+            return
         name = section.name or time.strftime("%Y%m%d-%H%M%S")
         self.path = section.folder / name
         number = 1
@@ -49,6 +55,15 @@ class RunFolder:
         config.write(self.path / "config.toml")
         plan.write(self.path / "plan.json")
         self.write_json("environment.json", _environment(session))
+
+    def forget_after(self, step: int) -> None:
+        """Drop what was reported of steps behind `step`: they will be done again."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+            temporary = path.with_name(".metrics.jsonl.tmp")
+            temporary.write_text("".join(line + "\n" for line in lines))
+            temporary.replace(path)
 
     def report(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -85,6 +100,14 @@ def describe(result: dict[str, Any]) -> str:
         f"done: {result['split']} AUC {result['auc']:.4f}{best}, log loss {result['log_loss']:.4f}, "
         f"{result['samples_per_s']:,.0f} samples/s; run folder {result['run']}"
     )
+
+
+def _step_of(line: str) -> float:
+    """The step of a report; a line cut short by a kill is behind all."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def _environment(session: Session) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
-from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.types import ShardingEnv, ShardingPlan, ShardingType
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -72,6 +72,9 @@ def shard(
         device=device,
         plan=plan,
         sharders=[Sharder(comm_precision)],
+        # DDP sorts its buckets anew after the first step, and 3 ranks or more then sum in another order: a resumed run
+        # would differ in the last bits. Looking for unused parameters keeps it from that.
+        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False, find_unused_parameters=True),
     )
     _init_tables(model, configs, seed)
     optimizer = _combine(model, sparse, dense)

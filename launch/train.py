@@ -1,13 +1,14 @@
 """Train and score a model: `python launch/train.py [--config FILE.toml] [--section.key value ...]`.
 
 Run it alone (one rank), under torchrun, or through torchx; `--help` shows each key.
-Exit codes: 0 done, 1 the run failed, 2 a mistake in the command, the config or the data.
+Exit codes: 0 done, 1 the run failed, 2 a mistake in the command, the config or the data, 75 asked to stop and saved.
 """
 
 import sys
 
 from dlrm_dist import config, runtime
 from dlrm_dist.errors import RankError, RunFailedError, UserError
+from dlrm_dist.interruption import EXIT_CODE, InterruptedRunError
 from dlrm_dist.train import main
 
 if __name__ == "__main__":
@@ -18,6 +19,10 @@ if __name__ == "__main__":
         if runtime.global_rank() == 0 or isinstance(error, RankError):
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except InterruptedRunError as error:
+        if runtime.global_rank() == 0:
+            print(error, file=sys.stderr)
+        sys.exit(EXIT_CODE)
     except RunFailedError as error:
         if runtime.global_rank() == 0:
             print(f"error: {error}", file=sys.stderr)

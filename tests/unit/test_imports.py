@@ -6,13 +6,14 @@ from graphlib import TopologicalSorter
 from tests.helpers import ROOT
 
 LAYERS = [
-    {"errors"},
+    {"errors", "interruption"},
     {"config"},
     {"data"},
     {"models"},
     {"optim", "runtime", "metrics"},
     {"planning"},
     {"shard", "evaluate", "runfolder"},
+    {"checkpoint"},
     {"preflight", "loop"},
     {"train"},
     {"verify"},

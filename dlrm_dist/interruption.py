@@ -1,0 +1,36 @@
+"""SIGTERM and SIGINT as a request to stop after the step, so that a run can be saved."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_CODE = 75
+"""EX_TEMPFAIL: stopped on request, saved, can be continued. A scheduler may queue the job again."""
+
+
+class InterruptedRunError(Exception):
+    """The run was asked to stop, and its state is saved."""
+
+
+class Interruption:
+    """Whether this process was asked to stop."""
+
+    def __init__(self) -> None:
+        self.is_requested = False
+
+    def request(self, _signal: int, _frame: FrameType | None) -> None:
+        """A signal handler."""
+        self.is_requested = True
+
+
+@contextmanager
+def interruption() -> Iterator[Interruption]:
+    """Listen for SIGTERM and SIGINT inside; what handled them before does so again afterwards."""
+    found = Interruption()
+    before = {number: signal.signal(number, found.request) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield found
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
