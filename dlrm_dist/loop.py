@@ -227,7 +227,7 @@ class Loop:
         }
 
     def _any_rank(self, flag: bool) -> bool:
-        """Whether any rank raised its flag. Over gloo, on the CPU: a step on a GPU must not be waited for. Collective."""
+        """Whether any rank raised its flag. Over gloo: a step on a GPU must not be waited for. Collective."""
         value = torch.tensor(int(flag))
         dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self._control)
         return bool(value)

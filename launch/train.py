@@ -4,7 +4,11 @@ Run it alone (one rank), under torchrun, or through torchx; `--help` shows each 
 Exit codes: 0 done, 1 the run failed, 2 a mistake in the command, the config or the data, 75 asked to stop and saved.
 """
 
+import os
 import sys
+
+# Before torch is imported: DDP warns on every run of a choice that shard.py makes on purpose.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from dlrm_dist import config, runtime
 from dlrm_dist.errors import RankError, RunFailedError, UserError
