@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint import CheckpointException, FileSystemReader, FileSystemWriter
 
+from dlrm_dist.config import CheckpointSection
 from dlrm_dist.errors import RunFailedError, UserError
 from dlrm_dist.runtime import Session
 from dlrm_dist.shard import ShardedTask
@@ -47,14 +48,20 @@ class Checkpoints:
     Args:
         folder: where they lie; made when the first one is saved.
         here: this rank.
-        keep: how many of the newest are kept.
+        section: how often one is due, and how many of the newest are kept.
         same: what a run that continues must have in common: key and value, such as the global batch and the seed.
         announced: what may differ, but is told: such as the world size and the plan's digest.
     """
 
-    def __init__(self, folder: Path, here: Session, keep: int, same: dict[str, Any], announced: dict[str, Any]) -> None:
-        self._folder, self._here, self._keep = folder, here, keep
+    def __init__(
+        self, folder: Path, here: Session, section: CheckpointSection, same: dict[str, Any], announced: dict[str, Any]
+    ) -> None:
+        self._folder, self._here, self._section = folder, here, section
         self._same, self._announced = same, announced
+
+    def is_due(self, step: int) -> bool:
+        """Whether one is to be saved after this step, wherever the run ends."""
+        return self._section.every > 0 and step % self._section.every == 0
 
     def save(self, sharded: ShardedTask, step: int) -> None:
         """Save the state after `step` completed steps. Collective.
@@ -107,7 +114,7 @@ class Checkpoints:
         }
         (temporary / _FACTS).write_text(json.dumps(facts, indent=1) + "\n")
         temporary.replace(final)
-        for old in complete_names(self._folder)[: -self._keep]:
+        for old in complete_names(self._folder)[: -self._section.keep]:
             shutil.rmtree(old)
 
     def _newest(self) -> Continued | None:

@@ -112,11 +112,10 @@ class Loop:
         train: TrainSection,
         evaluation: EvalSection,
         checkpoints: Checkpoints,
-        checkpoint_every: int,
     ) -> None:
         self._here, self._sharded, self._schedule, self._run = here, sharded, schedule, run
         self._train, self._eval = train, evaluation
-        self._checkpoints, self._checkpoint_every = checkpoints, checkpoint_every
+        self._checkpoints = checkpoints
         self._pipeline = TrainPipelineSparseDist(sharded.model, sharded.optimizer, here.device)
         self._control = dist.new_group(backend="gloo")
         self._watch = Stopwatch()
@@ -160,8 +159,7 @@ class Loop:
     def _checkpoint(self, step: int, asked: Interruption) -> None:
         """Save when it is time to, at the end, and when any rank was asked to stop. Collective."""
         stop = self._any_rank(asked.is_requested) and step < self._schedule.total_steps
-        is_time = self._checkpoint_every and step % self._checkpoint_every == 0
-        if stop or is_time or step == self._schedule.total_steps:
+        if stop or self._checkpoints.is_due(step) or step == self._schedule.total_steps:
             with self._watch.paused():
                 self._checkpoints.save(self._sharded, step)
         if stop:

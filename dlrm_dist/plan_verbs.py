@@ -66,7 +66,9 @@ def _explain(options: argparse.Namespace) -> int:
     run = None if options.measured is None else measured.read_run(options.measured)
     found = explain_module.explain(plan, run)
     if options.html:
-        explain_module.write_page(found, plan, options.html)
+        from dlrm_dist.planning import page  # Jinja2 is needed for this alone
+
+        page.write(found, plan, options.html)
         print(f"{options.html}: written", file=sys.stderr)
     print(json.dumps(found, indent=1) if options.json else "\n".join(explain_module.text(found)))
     return 0

@@ -42,7 +42,7 @@ def main(config: Config) -> dict[str, Any]:
         run = folder if here.is_main else None
         checkpoints = _checkpoints(config, info, here, plan, folder)
         done = _resume(config, checkpoints, sharded, run)
-        loop = Loop(here, sharded, schedule, run, config.train, config.eval, checkpoints, config.checkpoint.every)
+        loop = Loop(here, sharded, schedule, run, config.train, config.eval, checkpoints)
         result = loop.run(train, valid, done)
         if valid.split in info.best_auc:
             result["best_reachable_auc"] = info.best_auc[valid.split]
@@ -100,7 +100,7 @@ def _checkpoints(config: Config, info: DatasetInfo, here: Session, plan: PlanFil
         "device": here.device.type,
         "torch": torch.__version__,
     }
-    return Checkpoints(folder.path / "checkpoints", here, config.checkpoint.keep, same, announced)
+    return Checkpoints(folder.path / "checkpoints", here, config.checkpoint, same, announced)
 
 
 def _resume(config: Config, checkpoints: Checkpoints, sharded: ShardedTask, run: RunFolder | None) -> int:

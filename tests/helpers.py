@@ -48,6 +48,14 @@ def numbered_dataset(
     return info
 
 
+def assert_refused(done: subprocess.CompletedProcess[str], said: str) -> None:
+    """A user's mistake: exit code 2, one line on stderr that says it."""
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
 def run_command(
     *words: str | Path, folder: Path, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess[str]:

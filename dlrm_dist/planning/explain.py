@@ -1,7 +1,6 @@
 """Why a plan is as it is: each table, each rank, the predicted step; as values, as text, as a page."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from dlrm_dist.planning import check, step
@@ -108,17 +107,6 @@ def text(found: dict[str, Any]) -> Iterator[str]:
     yield f"cap of a rank: {caps['hbm_gib']:.1f} GiB of HBM, {caps['ddr_gib']:.1f} GiB of DDR, the reserve taken off"
     yield ""
     yield from _step_text(found)
-
-
-def write_page(found: dict[str, Any], plan: PlanFile, path: Path) -> None:
-    """The explanation as one self-contained HTML page.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    from dlrm_dist.planning import page
-
-    page.write(found, plan, path)
 
 
 def _rank(load: step.RankLoad) -> dict[str, Any]:

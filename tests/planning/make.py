@@ -2,18 +2,11 @@
 
 from dlrm_dist.config import DataSection, OptimizerSection
 from dlrm_dist.models.shape import model_shape
+from dlrm_dist.planning.constraints import SHARDING_TYPES
 from dlrm_dist.planning.planner import make_plan
 from dlrm_dist.planning.subject import make_subject
 
-ALL_TYPES = (
-    "data_parallel",
-    "table_wise",
-    "row_wise",
-    "column_wise",
-    "table_row_wise",
-    "table_column_wise",
-    "grid_shard",
-)
+ALL_TYPES = SHARDING_TYPES
 
 
 def subject_of(model, optimizer=None):

@@ -27,14 +27,14 @@ def test_every_type_survives_the_file(model, tmp_path, kind):
     rules = (Rule(pattern="t_C3", sharding_types=("data_parallel",)), Rule(pattern="*", sharding_types=(kind,)))
     plan = plan_for(model, load_cluster("cpu:2x2"), Request(512, ALL_TYPES, rules))
     assert placed(plan, "t_C1").sharding_type == kind
-    survives(plan, tmp_path)
+    assert_survives(plan, tmp_path)
 
 
 def test_a_mixed_plan_survives_the_file(mixed, tmp_path):
-    survives(mixed, tmp_path)
+    assert_survives(mixed, tmp_path)
 
 
-def survives(plan, folder):
+def assert_survives(plan, folder):
     plan.write(folder / "a.plan.json")
     again = plan_file.read(folder / "a.plan.json")
     assert again == plan

@@ -143,8 +143,8 @@ def test_one_table_is_larger_than_a_rank(model):
 
 @pytest.mark.parametrize("change", [{"embedding_dim": 16, "bottom_mlp": (64, 16)}])
 def test_what_is_advised_fits(model, change):
-    plan_for(model.model_copy(update=change), cramped(0.1), REQUEST)
-    plan_for(model, cramped(0.1).resized(1, 4), REQUEST)
+    assert check.problems(plan_for(model.model_copy(update=change), cramped(0.1), REQUEST)) == []
+    assert check.problems(plan_for(model, cramped(0.1).resized(1, 4), REQUEST)) == []
 
 
 def test_fit_finds_the_smallest_size(model):

@@ -49,7 +49,7 @@ def test_explanation_as_values_text_and_page(plan, tmp_path):
     text = "\n".join(explain.text(found))
     for word in ("t_C4", "next best", "slowest rank", "imbalance", "overlapped", "assumed", "of cap"):
         assert word in text
-    explain.write_page(found, plan, tmp_path / "p.html")
+    page.write(found, plan, tmp_path / "p.html")
     html = (tmp_path / "p.html").read_text()
     assert html.count("<svg") == 2
     assert not re.search(r"(src|href)=|https?://", html), "the page must stand alone"

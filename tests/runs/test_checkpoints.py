@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from tests.helpers import ROOT, run_command
+from tests.helpers import ROOT, assert_refused, run_command
 
 MODEL = ("--model.embedding_dim", "8", "--model.bottom_mlp", "16,8", "--model.top_mlp", "16,1")
 STEPS = 20
@@ -172,12 +172,6 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(runs, clicks, 
     assert_bit_equal(runs, "damaged", whole(1))
 
 
-def refused(done, said):
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -189,11 +183,13 @@ def refused(done, said):
     ],
 )
 def test_a_run_that_cannot_be_continued(runs, clicks, whole, words, said):
-    refused(train(runs, clicks, 1, whole(1), "--checkpoint.resume", "auto", *words), said)
+    assert_refused(train(runs, clicks, 1, whole(1), "--checkpoint.resume", "auto", *words), said)
 
 
 def test_resume_needs_a_name(runs, clicks):
-    refused(train(runs, clicks, 1, "", "--checkpoint.resume", "auto"), "checkpoint.resume auto continues the run that")
+    assert_refused(
+        train(runs, clicks, 1, "", "--checkpoint.resume", "auto"), "checkpoint.resume auto continues the run that"
+    )
 
 
 def test_a_finished_run_is_only_scored_again(runs, clicks, whole):

@@ -113,7 +113,9 @@ def test_what_is_to_be_planted_is_not_looked_for(folder):
 
 @pytest.mark.parametrize("word", ["-h", "--help"])
 def test_a_call_for_help_is_let_through(folder, word):
-    check(["--train.bach_size", "3", word], 99)
+    wrong = ["--train.bach_size", "3"]
+    assert "did you mean train.batch_size?" in refusal(99, *wrong)
+    check([*wrong, word], 99)
 
 
 def rewritten(folder, **changes):
