@@ -11,6 +11,8 @@ DCP's `.metadata` is a pickle: load only checkpoints of your own runs. The check
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,13 +75,8 @@ class Checkpoints:
         temporary = final.with_name(f".{final.name}.tmp")
         if self._here.from_main(lambda: self._begin(final, temporary)):
             return
-        try:
+        with _told_as_failure(final):
             dcp.save(state_of(sharded), storage_writer=FileSystemWriter(temporary))
-        except (CheckpointException, OSError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise RunFailedError(
-                f"{final}: the checkpoint cannot be written: {_reason(error)}; the earlier ones are intact"
-            ) from None
         self._here.from_main(lambda: self._finish(temporary, final, step))
 
     def load_newest(self, sharded: ShardedTask) -> Continued | None:
@@ -96,15 +93,21 @@ class Checkpoints:
 
     def _begin(self, final: Path, temporary: Path) -> bool:
         """Clear what a killed run left; says whether the checkpoint is there already."""
-        if self._folder.is_dir():
+        with _told_as_failure(final):
             for leftover in self._folder.glob(".*.tmp"):
                 shutil.rmtree(leftover)
-        if final.is_dir():
-            return True
-        temporary.mkdir(parents=True)
+            if final.is_dir() and damage_of(final):
+                shutil.rmtree(final)
+            if final.is_dir():
+                return True
+            temporary.mkdir(parents=True)
         return False
 
     def _finish(self, temporary: Path, final: Path, step: int) -> None:
+        with _told_as_failure(final):
+            self._complete(temporary, final, step)
+
+    def _complete(self, temporary: Path, final: Path, step: int) -> None:
         facts = {
             "format": FORMAT_VERSION,
             "step": step,
@@ -215,6 +218,17 @@ def _one_axis(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
 def _size(value: Tensor | ShardedTensor) -> list[int]:
     """Of the whole tensor."""
     return list(value.metadata().size if isinstance(value, ShardedTensor) else value.size())
+
+
+@contextmanager
+def _told_as_failure(path: Path) -> Iterator[None]:
+    """What goes wrong inside ends the run with one line; what is half written is cleared by the next save."""
+    try:
+        yield
+    except (CheckpointException, OSError) as error:
+        raise RunFailedError(
+            f"{path}: the checkpoint cannot be written: {_reason(error)}; the earlier ones are intact"
+        ) from None
 
 
 def _checksum(path: Path) -> str:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from dlrm_dist.config import RuntimeSection
-from dlrm_dist.errors import UserError
+from dlrm_dist.errors import RunFailedError, UserError
 
 T = TypeVar("T")
 
@@ -35,16 +35,16 @@ class Session:
         return self.global_rank == 0
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` returns on global rank 0, on every rank; its UserError is raised on every rank. Collective."""
+        """What `make` returns on global rank 0, on every rank; what it raises for a user is raised on all. Collective."""
         box: list[Any] = [None, None]
         if self.is_main:
             try:
                 box[0] = make()
-            except UserError as error:
-                box[1] = str(error)
+            except (UserError, RunFailedError) as error:
+                box[1] = error
         dist.broadcast_object_list(box, src=0)
         if box[1] is not None:
-            raise UserError(box[1])
+            raise box[1]
         return box[0]
 
 

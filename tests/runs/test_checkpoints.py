@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from dlrm_dist.checkpoint import damage_of
 from tests.helpers import ROOT, assert_refused, run_command
 
 MODEL = ("--model.embedding_dim", "8", "--model.bottom_mlp", "16,8", "--model.top_mlp", "16,1")
@@ -165,8 +166,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(runs, clicks, 
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
     (runs / "damaged" / "checkpoints" / ".step_000000013.tmp").mkdir()
-    done = train(runs, clicks, 1, "damaged", "--checkpoint.resume", "auto")
+    done = train(runs, clicks, 1, "damaged", "--checkpoint.resume", "auto", "--checkpoint.every", "12")
     assert done.returncode == 0, done.stderr
+    assert damage_of(runs / "damaged" / "checkpoints" / "step_000000012") is None  # written anew
     assert f"step_000000012: file {part.name} is damaged; using the one before it" in done.stdout
     assert "continuing after step 10 " in done.stdout
     assert_bit_equal(runs, "damaged", whole(1))
@@ -198,3 +200,14 @@ def test_a_finished_run_is_only_scored_again(runs, clicks, whole):
     assert done.returncode == 0, done.stderr
     after = json.loads((runs / whole(1) / "result.json").read_text())
     assert after["auc"] == json.loads(before)["auc"]
+
+
+def test_a_place_that_cannot_be_written_ends_the_run_in_one_line(runs, clicks):
+    """A file lies where the folder of checkpoints should be: as root, permissions would not stop it."""
+    running = started(runs, clicks, 2, "full", "--train.max_steps", "100000", "--train.epochs", "9000")
+    wait_for(lambda: (runs / "full" / "metrics.jsonl").exists() or running.poll() is not None)
+    (runs / "full" / "checkpoints").touch()
+    running.send_signal(signal.SIGTERM)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert told.count("the checkpoint cannot be written: ") == 1
