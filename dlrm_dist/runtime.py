@@ -35,7 +35,7 @@ class Session:
         return self.global_rank == 0
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` returns on global rank 0, on every rank; what it raises for a user is raised on all. Collective."""
+        """What `make` returns on global rank 0, on every rank; what it refuses is refused on all. Collective."""
         box: list[Any] = [None, None]
         if self.is_main:
             try:
