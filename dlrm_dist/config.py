@@ -76,6 +76,9 @@ class ModelSection(Section):
     """Widths of the bottom MLP's layers; the last must equal `model.embedding_dim`."""
     top_mlp: tuple[Positive, ...] = (128, 64, 1)
     """Widths of the top MLP's layers; the last must be 1 (the logit)."""
+    init_from: Path | None = None
+    """Weights to start from: a run, one of its checkpoints, or what `dlrm-dist checkpoint unshard` wrote. Rows of
+    tables are matched by the value of the category, so the vocabulary may have changed."""
 
     @model_validator(mode="after")
     def _dimensions_fit(self) -> Self:
@@ -148,17 +151,25 @@ class TrainSection(Section):
     """Seed of the initial weights and of the order of the rows."""
     log_every: Positive = 50
     """Steps between two progress lines (and lines of metrics.jsonl)."""
+    resume: Literal["no", "auto"] = "no"
+    """`auto`: go on from the newest complete checkpoint of the run `run.name`, or start it when there is none."""
 
 
 class CheckpointSection(Section):
-    """What is kept of a run while it trains, and whether it goes on from that."""
+    """What is kept of a run while it trains."""
+
+    model_config = ConfigDict(serialize_by_alias=True)  # `async` is a word of the language
 
     every: Steps = 0
-    """Steps between two checkpoints; 0: at the end, and when the run is asked to stop (SIGTERM, SIGINT)."""
+    """Steps between two checkpoints; 0: none by steps. One is always saved at the end, and when the run is asked to
+    stop (SIGTERM, SIGINT)."""
+    every_minutes: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 15.0
+    """Minutes between two checkpoints; 0: none by the clock."""
     keep: Positive = 3
-    """How many of the newest checkpoints are kept."""
-    resume: Literal["no", "auto"] = "no"
-    """`auto`: go on from the newest complete checkpoint of the run `run.name`, or start it when there is none."""
+    """How many of the newest checkpoints are kept; the best by AUC on `eval.split` is kept beside them."""
+    asynchronous: bool = Field(default=True, alias="async")
+    """Write while training goes on, from a copy in host memory as large as the rank's part; false: no copy, and
+    training waits. The last checkpoint of a run is always waited for."""
 
 
 class EvalSection(Section):
@@ -181,6 +192,8 @@ class RuntimeSection(Section):
     """Compute threads of a rank; `auto`: this machine's cores shared by its ranks."""
     timeout_s: Annotated[int, Field(gt=0, le=7 * 86_400)] = 300
     """A collective that takes longer ends the run."""
+    grace_s: Annotated[int, Field(gt=0, le=86_400)] = 120
+    """Seconds that a run has to save and end when it is asked to stop; then the launcher kills its ranks."""
 
 
 class RunSection(Section):
@@ -271,9 +284,9 @@ def known_keys() -> list[str]:
     """Every key as `section.key`."""
     fields = Config.model_fields
     return [
-        f"{name}.{key}"
+        f"{name}.{field.alias or key}"
         for name in Config.sections
-        for key in fields[name].annotation.model_fields  # type: ignore[union-attr]
+        for key, field in fields[name].annotation.model_fields.items()  # type: ignore[union-attr]
     ]
 
 

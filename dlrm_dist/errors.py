@@ -19,7 +19,23 @@ class NothingFitsError(UserError):
 
 
 class RunFailedError(Exception):
-    """A run that cannot go on, though nothing was wrong with the command: one line, exit code 1."""
+    """A run that cannot go on, though nothing was wrong with the command: one line, exit code 1.
+
+    `speaker` is the rank that says it: by default rank 0, where all meet it alike.
+    """
+
+    def __init__(self, message: str, speaker: int = 0) -> None:
+        super().__init__(message)
+        self.speaker = speaker
+
+
+class LostRanksError(RunFailedError):
+    """Other ranks are gone or hang."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def first_problem(error: Any) -> str:

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from dlrm_dist.checkpoint import Checkpoints
+from dlrm_dist.checkpoint.folder import Progress
+from dlrm_dist.checkpoint.keeper import Checkpoints, Continued, Position
 from dlrm_dist.config import EvalSection, TrainSection
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.data.loader import SplitReader
@@ -55,6 +56,10 @@ class Schedule:
         rows_per_epoch = self.orders[0].step_bounds(self.steps_per_epoch - 1)[1]
         return epochs * rows_per_epoch + (self.orders[0].step_bounds(rest - 1)[1] if rest else 0)
 
+    def position(self, step: int) -> Position:
+        """Where the run is when `step` steps are done."""
+        return Position(step, step // self.steps_per_epoch, self.rows_after(step))
+
     def batches(self, reader: SplitReader, done: int = 0) -> Iterator[ClickBatch]:
         """The rank's batches of all epochs behind `done` steps, as one stream: it is not drained between epochs."""
         epoch, first = divmod(done, self.steps_per_epoch)
@@ -66,8 +71,8 @@ class Schedule:
 class Stopwatch:
     """Seconds spent training; evaluation is not counted."""
 
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._started = time.perf_counter() - seconds
 
     @property
     def seconds(self) -> float:
@@ -117,53 +122,104 @@ class Loop:
         self._train, self._eval = train, evaluation
         self._checkpoints = checkpoints
         self._pipeline = TrainPipelineSparseDist(sharded.model, sharded.optimizer, here.device)
-        self._control = dist.new_group(backend="gloo")
         self._watch = Stopwatch()
         self._marks: list[tuple[int, float]] = []  # (step, training seconds) of each report
+        self._reported_step = 0
+        # Of this rank, since the last report:
+        self._loss = torch.zeros((), dtype=torch.float64, device=here.device)
+        self._bad_step = torch.zeros((), dtype=torch.int64, device=here.device)  # first one whose loss is not finite
 
-    def run(self, train: SplitReader, valid: SplitReader, done: int = 0) -> dict[str, Any]:
+    def run(self, train: SplitReader, valid: SplitReader, continued: Continued | None = None) -> dict[str, Any]:
         """Train to the end and score; returns the figures of the last score and of the training. Collective.
 
         Args:
             train: the rank's training rows.
             valid: the rank's rows to score.
-            done: steps that were completed before.
+            continued: the checkpoint that was loaded, if one was.
 
         Raises:
             InterruptedRunError: a rank was asked to stop; the state is saved.
+            RunFailedError: the loss is not finite; a checkpoint cannot be written.
         """
+        done = continued.step if continued else 0
+        progress = continued.progress if continued else Progress()
+        self._watch = Stopwatch(progress.train_seconds)
+        self._loss.fill_(progress.loss_sum)  # the mean over ranks is reported: each takes the whole sum
+        self._reported_step = progress.reported_step
+        self._marks = [(done, self._watch.seconds)]
         with interruption() as asked:
             return self._run_steps(train, valid, done, asked)
 
     def _run_steps(self, train: SplitReader, valid: SplitReader, done: int, asked: Interruption) -> dict[str, Any]:
         total = self._schedule.total_steps
         batches = TimedBatches(self._schedule.batches(train, done))
-        loss = torch.zeros((), dtype=torch.float64, device=self._here.device)
         scores = None
-        self._marks = [(done, self._watch.seconds)]
         for step in range(done + 1, total + 1):
             self._sharded.scale_learning_rates(learning_rate_factor(self._train, step - 1))
-            loss += self._pipeline.progress(batches)[0]
+            self._add_loss(self._pipeline.progress(batches)[0], step)
             if step % self._train.log_every == 0 or step == total:
-                self._report(step, loss, batches.seconds)
-                loss.zero_()
-                batches.seconds = 0.0
-            if self._is_scored(step):
-                with self._watch.paused():
-                    scores = self._score(step, valid)
-            self._checkpoint(step, asked)
+                self._report(step, batches)
+            scores = self._score(step, valid) if self._is_scored(step) else None
+            self._checkpoint(step, scores, asked)
+        self._checkpoints.wait()
         if scores is None:  # the run had ended before
             scores = self._score(total, valid)
         return self._result(scores)
 
-    def _checkpoint(self, step: int, asked: Interruption) -> None:
-        """Save when it is time to, at the end, and when any rank was asked to stop. Collective."""
-        stop = self._any_rank(asked.is_requested) and step < self._schedule.total_steps
-        if stop or self._checkpoints.is_due(step) or step == self._schedule.total_steps:
+    def _add_loss(self, loss: torch.Tensor, step: int) -> None:
+        """Without waiting for the device."""
+        self._loss += loss
+        is_first_bad = ~torch.isfinite(loss) & (self._bad_step == 0)
+        self._bad_step.masked_fill_(is_first_bad, step)
+
+    def _checkpoint(self, step: int, scores: ClickMetrics | None, asked: Interruption) -> None:
+        """Save when it is time to, when the scores are the best, at the end, and when a rank was asked to stop.
+
+        Collective.
+        """
+        is_last = step == self._schedule.total_steps
+        saved = self._checkpoints
+        asked_to_stop, by_clock, failed = self._here.agree(
+            asked.is_requested, self._here.is_main and saved.is_due_by_clock(), saved.has_failed()
+        )
+        stop = asked_to_stop and not is_last
+        if failed:
+            saved.wait()
+        values = scores.as_dict() if scores else {}
+        if stop or is_last or by_clock or saved.is_due(step) or saved.is_best(values):
             with self._watch.paused():
-                self._checkpoints.save(self._sharded, step)
+                self._check_losses()
+                at, progress = self._schedule.position(step), self._progress()
+                saved.save(self._sharded, at, progress, values, wait=stop or is_last)
         if stop:
-            raise InterruptedRunError(f"asked to stop: saved after step {step}; continue with --checkpoint.resume auto")
+            raise InterruptedRunError(f"asked to stop: saved after step {step}; continue with --train.resume auto")
+
+    def _progress(self) -> Progress:
+        """The loop's sums, for a checkpoint. Collective."""
+        return Progress(loss_sum=self._loss_sum(), reported_step=self._reported_step, train_seconds=self._watch.seconds)
+
+    def _loss_sum(self) -> float:
+        """Of the steps since the last report, the mean over ranks; waits for the device. Collective."""
+        loss = self._loss / self._here.world_size
+        dist.all_reduce(loss)
+        return loss.item()
+
+    def _check_losses(self) -> None:
+        """Stop where a loss was not finite, before anything of that is saved or reported. Collective.
+
+        Raises:
+            RunFailedError: with the first such step and its rank.
+        """
+        first = self._bad_step.new_zeros(self._here.world_size)
+        first[self._here.global_rank] = self._bad_step
+        dist.all_reduce(first)
+        steps = first.tolist()  # waits for the device
+        if any(steps):
+            step = min(each for each in steps if each)
+            raise RunFailedError(
+                f"the training loss is not finite at step {step} on rank {steps.index(step)}: the run has diverged; "
+                "lower train.learning_rate; earlier checkpoints are intact"
+            )
 
     def _is_scored(self, step: int) -> bool:
         ends = step == self._schedule.total_steps or step % self._schedule.steps_per_epoch == 0
@@ -171,10 +227,15 @@ class Loop:
 
     def _score(self, step: int, valid: SplitReader) -> ClickMetrics:
         """Evaluate without the pipeline, whose batches in flight stay where they are."""
-        model = self._pipeline.detach()
-        scores = evaluate(model, valid, self._eval.batch_size, self._here.device)
-        self._pipeline.attach(model)
-        self._check_finite(scores.log_loss, f"{valid.split} log loss", step)
+        with self._watch.paused():
+            model = self._pipeline.detach()
+            scores = evaluate(model, valid, self._eval.batch_size, self._here.device)
+            self._pipeline.attach(model)
+        if not math.isfinite(scores.log_loss):  # on every rank alike
+            raise RunFailedError(
+                f"the {valid.split} log loss is {scores.log_loss} after step {step}: the run has diverged; lower "
+                "train.learning_rate; earlier checkpoints are intact"
+            )
         self._write({"step": step, "split": valid.split, **scores.as_dict()})
         self._say(
             f"step {step}: {valid.split} auc {scores.auc:.5f} log loss {scores.log_loss:.5f} ne {scores.ne:.5f} "
@@ -182,19 +243,19 @@ class Loop:
         )
         return scores
 
-    def _report(self, step: int, loss_sum: torch.Tensor, input_seconds: float) -> None:
+    def _report(self, step: int, batches: TimedBatches) -> None:
         """The mean loss since the last report, the speed, and the time left. Collective."""
-        loss = loss_sum / self._here.world_size
-        dist.all_reduce(loss)
+        self._check_losses()
+        mean_loss = self._loss_sum() / (step - self._reported_step)
         last_step, last_seconds = self._marks[-1]
-        seconds = self._watch.seconds
+        seconds, input_seconds = self._watch.seconds, batches.seconds
         self._marks.append((step, seconds))
+        self._reported_step, batches.seconds = step, 0.0
+        self._loss.zero_()
         rows = self._schedule.rows_after(step)
         rate = (rows - self._schedule.rows_after(last_step)) / (seconds - last_seconds)
         total = self._schedule.total_steps
         left = timedelta(seconds=round((self._schedule.rows_after(total) - rows) / rate))
-        mean_loss = loss.item() / (step - last_step)  # waits for the device, once a report
-        self._check_finite(mean_loss, "training loss", step)
         self._write(
             {
                 "step": step,
@@ -223,19 +284,6 @@ class Loop:
             "samples_per_s": rows / measured if measured else 0.0,
             "train_seconds": self._watch.seconds,
         }
-
-    def _any_rank(self, flag: bool) -> bool:
-        """Whether any rank raised its flag. Over gloo: a step on a GPU must not be waited for. Collective."""
-        value = torch.tensor(int(flag))
-        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self._control)
-        return bool(value)
-
-    def _check_finite(self, loss: float, name: str, step: int) -> None:
-        """Every rank has the same figure, so all stop together."""
-        if not math.isfinite(loss):
-            raise RunFailedError(
-                f"the {name} is {loss} by step {step}: the run has diverged; lower train.learning_rate"
-            )
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._run:

@@ -16,19 +16,22 @@ from dlrm_dist.planning import cluster, constraints, plan_file
 from dlrm_dist.planning.tables import model_tables
 
 
-def check(arguments: Sequence[str], world_size: int, local_world_size: int) -> None:
+def check(arguments: Sequence[str], world_size: int, local_world_size: int) -> int:
     """Check a training command line for so many ranks, on all hosts and on each, without starting anything.
+
+    Returns:
+        The seconds that the run has to save when it is asked to stop.
 
     Raises:
         UserError: the run would be refused.
     """
     if {"-h", "--help"} & set(arguments):
-        return
+        return config_module.Config().runtime.grace_s
     config = config_module.load(arguments)
     validate(config, world_size, local_world_size)
-    if planted.is_wanted(config.data):
-        return
-    validate_data(config, read_info(config.data.path), world_size)
+    if not planted.is_wanted(config.data):
+        validate_data(config, read_info(config.data.path), world_size)
+    return config.runtime.grace_s
 
 
 def validate(config: Config, world_size: int, local_world_size: int) -> None:
@@ -48,7 +51,7 @@ def validate(config: Config, world_size: int, local_world_size: int) -> None:
     device = runtime.choose_device(config.runtime.device, 0, local_world_size)
     optim.check_device(config.optimizer, device.type)
     if runtime.global_rank() == 0:
-        runfolder.check(config.run, config.checkpoint.resume == "auto")
+        runfolder.check(config.run, config.train.resume == "auto")
         _check_can_make(config.run.folder, "run.folder")
         if planted.is_wanted(config.data):
             _check_can_make(config.data.path, "data.path")

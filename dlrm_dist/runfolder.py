@@ -2,10 +2,15 @@
 
 import json
 import platform
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from dlrm_dist import __version__
 from dlrm_dist.config import Config, RunSection
@@ -15,21 +20,29 @@ from dlrm_dist.runtime import Session
 
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchx", "pyarrow", "numpy")
 
+_LOCK_SECONDS = 2.0
+"""A restarted run may find the killed one's lock for a moment."""
+
 
 def check(section: RunSection, resumes: bool = False) -> None:
-    """Refuse a run's name that is taken, or that is needed to find the run to continue.
+    """Refuse a run's name that is taken or in use, or that is needed to find the run to continue.
 
     Raises:
-        UserError: its folder exists; there is no name.
+        UserError: its folder exists; there is no name; another run is using the folder.
     """
+    path = section.folder / section.name
     if resumes and not section.name:
-        raise UserError("checkpoint.resume auto continues the run that --run.name names; give its name")
-    if not resumes and section.name and (section.folder / section.name).exists():
-        raise UserError(f"{section.folder / section.name}: a run is there already; choose another --run.name")
+        raise UserError("train.resume auto continues the run that --run.name names; give its name")
+    if not resumes and section.name and path.exists():
+        raise UserError(
+            f"{path}: a run is there already; choose another --run.name, or continue it: --train.resume auto"
+        )
+    if resumes and path.is_dir():
+        _lock(path).release()
 
 
 class RunFolder:
-    """A run's folder; made new, never shared with another run."""
+    """A run's folder: made new, or that of the run to continue; never used by two runs at a time."""
 
     def __init__(self, section: RunSection, resumes: bool = False) -> None:
         check(section, resumes)
@@ -50,11 +63,37 @@ class RunFolder:
             except OSError as error:
                 raise UserError(f"{self.path}: cannot be made: {error.strerror}; choose another --run.folder") from None
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs out of the folder, and clear what a killed one left half written.
+
+        Raises:
+            UserError: another run is using it.
+        """
+        with _lock(self.path):
+            for leftover in self.path.glob(".*.tmp"):
+                leftover.unlink()
+            yield
+
     def start(self, config: Config, plan: PlanFile, session: Session) -> None:
         """Write what it takes to run it again."""
         config.write(self.path / "config.toml")
         plan.write(self.path / "plan.json")
         self.write_json("environment.json", _environment(session))
+
+    def keep_vocabularies(self, data: Path) -> None:
+        """Take the dataset's description and vocabularies along: without them its ids mean nothing.
+
+        Files of a dataset never change, so that links do where the file system has them.
+        """
+        for path in [data / "dataset.json", *(data / "vocabulary").glob("*.parquet")]:
+            target = self.path / path.relative_to(data)
+            target.parent.mkdir(exist_ok=True)
+            target.unlink(missing_ok=True)
+            try:
+                target.hardlink_to(path.resolve())
+            except OSError:
+                shutil.copyfile(path, target)
 
     def forget_after(self, step: int) -> None:
         """Drop what was reported of steps behind `step`: they will be done again."""
@@ -100,6 +139,18 @@ def describe(result: dict[str, Any]) -> str:
         f"done: {result['split']} AUC {result['auc']:.4f}{best}, log loss {result['log_loss']:.4f}, "
         f"{result['samples_per_s']:,.0f} samples/s; run folder {result['run']}"
     )
+
+
+def _lock(path: Path) -> FileLock:
+    """The folder's lock, taken. The system drops it with its process, however that ends."""
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout:
+        raise UserError(
+            f"{path}: another run is using this folder; wait for its end, or choose another --run.name"
+        ) from None
+    return lock
 
 
 def _step_of(line: str) -> float:

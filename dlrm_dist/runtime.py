@@ -2,20 +2,24 @@
 
 import logging
 import os
+import platform
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from dlrm_dist import lost_ranks
 from dlrm_dist.config import RuntimeSection
 from dlrm_dist.errors import RunFailedError, UserError
 
 T = TypeVar("T")
+_QUICK = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,20 @@ class Session:
     local_world_size: int
     device: torch.device
     threads: int
+    timeout: timedelta
+    control: dist.ProcessGroup
+    """All ranks over gloo: what is agreed there waits for no GPU."""
 
     @property
     def is_main(self) -> bool:
         """Whether this is global rank 0."""
         return self.global_rank == 0
+
+    def agree(self, *flags: bool) -> list[bool]:
+        """For each flag whether any rank has raised it. Collective."""
+        values = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self.control)
+        return [bool(value) for value in values]
 
     def from_main(self, make: Callable[[], T]) -> T:
         """What `make` returns on global rank 0, on every rank; what it refuses is refused on all. Collective."""
@@ -65,7 +78,20 @@ def local_world_size() -> int:
 
 def is_restart() -> bool:
     """Whether the launcher has started this process anew after a failure."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return _restarts() != "0"
+
+
+def recall(key: str) -> str | None:
+    """What an earlier try of this job noted under a key, if it did."""
+    store = _launch_store(_QUICK)
+    return store.get(key).decode() if store and store.check([key]) else None
+
+
+def note(key: str, value: str) -> None:
+    """Note something for the later tries of this job; without a launcher that restarts there are none."""
+    store = _launch_store(_QUICK)
+    if store:
+        store.set(key, value)
 
 
 def choose_device(name: str, local_rank: int, ranks_on_host: int) -> torch.device:
@@ -92,11 +118,20 @@ def choose_threads(threads: int | str, ranks_on_host: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // ranks_on_host)
 
 
+def processor() -> str:
+    """The kind of CPU and the instructions that kernels use on it: other ones round otherwise."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def quiet_libraries() -> None:
     """Keep notices of libraries that a user cannot act on off the console; their errors still show."""
     for name in ("torchrec", "torch.fx"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchrec|torch\.distributed")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchrec|torch\.distributed|torch\.overrides")
 
 
 @contextmanager
@@ -113,14 +148,18 @@ def session(section: RuntimeSection) -> Iterator[Session]:
     torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    timeout = timedelta(seconds=section.timeout_s)
+    store = _store(timeout)
     dist.init_process_group(
         backend="nccl" if device.type == "cuda" else "gloo",
-        store=_store(timedelta(seconds=section.timeout_s)),
+        store=store,
         rank=global_rank(),
         world_size=world_size(),
-        timeout=timedelta(seconds=section.timeout_s),
+        timeout=timeout,
     )
-    yield Session(global_rank(), world_size(), local_rank, local_world_size(), device, threads)
+    control = dist.new_group(backend="gloo", timeout=timeout)
+    with lost_ranks.named(dist.PrefixStore("roll_call", store), global_rank(), world_size(), section.timeout_s):
+        yield Session(global_rank(), world_size(), local_rank, local_world_size(), device, threads, timeout, control)
     # Only on the good way out: without the barrier a rank that leaves early aborted others (2 of 5 good runs of 4
     # ranks); after an exception a barrier would wait for ranks that never come.
     dist.barrier()
@@ -131,12 +170,26 @@ def _store(timeout: timedelta) -> dist.Store:
     """The launcher's store, prefixed by the restart count: with a plain one, 5 of 8 restarts after SIGKILL failed."""
     if "MASTER_ADDR" not in os.environ:
         return dist.HashStore()
-    hosted_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(
+    store = _launch_store(timeout) or _open_store(timeout, is_server=global_rank() == 0)
+    return dist.PrefixStore(f"try{_restarts()}", store)
+
+
+def _launch_store(timeout: timedelta) -> dist.Store | None:
+    """The store that the launcher keeps over restarts, if there is one."""
+    hosted_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return _open_store(timeout, is_server=False) if hosted_by_launcher else None
+
+
+def _open_store(timeout: timedelta, is_server: bool) -> dist.Store:
+    return dist.TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         world_size(),
-        is_master=global_rank() == 0 and not hosted_by_agent,
+        is_master=is_server,
         timeout=timeout,
+        wait_for_workers=False,
     )
-    return dist.PrefixStore(f"try{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _restarts() -> str:
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -129,11 +129,11 @@ def _init_tables(model: nn.Module, configs: dict[str, EmbeddingBagConfig], seed:
         name = key.split(".")[-2]
         if name not in configs or not key.endswith(".weight"):
             continue
-        for (row, column), local in _local_parts(value):
+        for (row, column), local in local_parts(value):
             _fill(local, row, column, configs[name], seed, numbers[name])
 
 
-def _local_parts(value: Tensor | ShardedTensor) -> list[tuple[tuple[int, int], Tensor]]:
+def local_parts(value: Tensor | ShardedTensor) -> list[tuple[tuple[int, int], Tensor]]:
     """This rank's parts of a table, with the row and the column at which each begins."""
     if isinstance(value, ShardedTensor):
         return [

@@ -1,12 +1,14 @@
 """Training from a config to a scored model: config -> session -> data -> model (meta) -> plan -> shard -> train."""
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
 
-from dlrm_dist import optim, preflight, runfolder
-from dlrm_dist.checkpoint import Checkpoints
+from dlrm_dist import optim, out_of_memory, preflight, runfolder
+from dlrm_dist.checkpoint import init_from
+from dlrm_dist.checkpoint.keeper import Checkpoints, Continued, Origin
 from dlrm_dist.config import Config
 from dlrm_dist.data import planted
 from dlrm_dist.data.loader import SplitReader
@@ -21,8 +23,11 @@ from dlrm_dist.planning.inputs import request_of
 from dlrm_dist.planning.plan_file import PlanFile
 from dlrm_dist.planning.torchrec_plan import to_torchrec
 from dlrm_dist.runfolder import RunFolder
-from dlrm_dist.runtime import Session, is_restart, local_world_size, session, world_size
+from dlrm_dist.runtime import Session, is_restart, local_world_size, note, processor, recall, session, world_size
 from dlrm_dist.shard import ShardedTask, shard
+
+_RUN = "run"
+"""Under which the first try notes the run's name for those that follow."""
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -31,19 +36,28 @@ def main(config: Config) -> dict[str, Any]:
     Raises:
         UserError: the config, the data and the machine do not fit together.
     """
+    config = _of_this_try(config)
     preflight.validate(config, world_size(), local_world_size())
     planted.ensure(config.data)
     info = read_info(config.data.path)
     preflight.validate_data(config, info, world_size())
-    with session(config.runtime) as here:
+    with ExitStack() as held, session(config.runtime) as here:
         train, valid = _reader(config, info, "train", here), _reader(config, info, config.eval.split, here)
         schedule = Schedule.of(config.train, train, drop_last=config.data.last_batch == "drop")
-        sharded, plan, folder = _build(config, info, here)
-        run = folder if here.is_main else None
-        checkpoints = _checkpoints(config, info, here, plan, folder)
-        done = _resume(config, checkpoints, sharded, run)
-        loop = Loop(here, sharded, schedule, run, config.train, config.eval, checkpoints)
-        result = loop.run(train, valid, done)
+        shape = dataset_shape(info, config.model)
+        plan, lines = here.from_main(lambda: _plan(config, shape, here))
+        folder = here.from_main(lambda: _folder(config, plan, here, held))
+        _say(here, *lines, *plan_file.summary(plan))
+        with out_of_memory.named(here.global_rank, plan):
+            sharded = _build(config, shape, plan, here)
+            torch.manual_seed(config.train.seed + here.global_rank)  # for whatever a model draws while it trains
+            checkpoints = Checkpoints(
+                folder.path / "checkpoints", here, config.checkpoint, _origin(config, info, here, plan)
+            )
+            continued = _restore(config, info, checkpoints, sharded, folder, here)
+            run = folder if here.is_main else None
+            loop = Loop(here, sharded, schedule, run, config.train, config.eval, checkpoints)
+            result = loop.run(train, valid, continued)
         if valid.split in info.best_auc:
             result["best_reachable_auc"] = info.best_auc[valid.split]
         if run:
@@ -53,24 +67,39 @@ def main(config: Config) -> dict[str, Any]:
         return result
 
 
+def _of_this_try(config: Config) -> Config:
+    """When the launcher has started the ranks anew: the run that the first try began, to be continued."""
+    if not is_restart():
+        return config
+    name = recall(_RUN) or config.run.name
+    return config.model_copy(
+        update={
+            "run": config.run.model_copy(update={"name": name}),
+            "train": config.train.model_copy(update={"resume": "auto" if name else "no"}),
+        }
+    )
+
+
 def _reader(config: Config, info: DatasetInfo, split: str, here: Session) -> SplitReader:
     pin = here.device.type == "cuda"
     return SplitReader(config.data.path, info, split, here.global_rank, here.world_size, pin)
 
 
-def _build(config: Config, info: DatasetInfo, here: Session) -> tuple[ShardedTask, PlanFile, RunFolder]:
-    """The sharded model, its plan, and the run folder, made when there is a plan to write into it."""
-    shape = dataset_shape(info, config.model)
+def _folder(config: Config, plan: PlanFile, here: Session, held: ExitStack) -> RunFolder:
+    """The run's folder, kept from other runs until `held` ends, with what it takes to run it again."""
+    folder = RunFolder(config.run, config.train.resume == "auto")
+    held.enter_context(folder.held())
+    note(_RUN, folder.path.name)
+    folder.start(config, plan, here)
+    folder.keep_vocabularies(config.data.path)
+    return folder
+
+
+def _build(config: Config, shape: ModelShape, plan: PlanFile, here: Session) -> ShardedTask:
     features = [(feature.name, feature.rows) for feature in shape.features]
-    task = ClickTask(build_model(config.model, shape.num_dense, features, config.train.seed, here.device))
-    plan, lines = here.from_main(lambda: _plan(config, shape, here))
-    folder = here.from_main(lambda: RunFolder(config.run, config.checkpoint.resume == "auto"))
-    if here.is_main:
-        folder.start(config, plan, here)
-        print("\n".join([*lines, *plan_file.summary(plan)]), flush=True)
     rate = config.train.learning_rate
-    sharded = shard(
-        task,
+    return shard(
+        ClickTask(build_model(config.model, shape.num_dense, features, config.train.seed, here.device)),
         to_torchrec(plan),
         here.device,
         partial(optim.sparse_optimizer, config.optimizer, rate),
@@ -78,11 +107,10 @@ def _build(config: Config, info: DatasetInfo, here: Session) -> tuple[ShardedTas
         config.train.seed,
         config.sharding.comm_precision,
     )
-    return sharded, plan, folder
 
 
-def _checkpoints(config: Config, info: DatasetInfo, here: Session, plan: PlanFile, folder: RunFolder) -> Checkpoints:
-    """Where the run's checkpoints lie, and what a run must share to go on from one."""
+def _origin(config: Config, info: DatasetInfo, here: Session, plan: PlanFile) -> Origin:
+    """What is written into the checkpoints, and what a run must share to go on from one."""
     split = info.splits["train"]
     same = {
         "train.batch_size": config.train.batch_size,
@@ -93,25 +121,41 @@ def _checkpoints(config: Config, info: DatasetInfo, here: Session, plan: PlanFil
         "optimizer.sparse": config.optimizer.sparse,
         "optimizer.dense": config.optimizer.dense,
     }
+    sections = config.model_dump(mode="json", include={"train", "optimizer"})
+    keys = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     announced = {
         "ranks": here.world_size,
         "plan": plan.digest,
         "threads": here.threads,
         "device": here.device.type,
+        "processor": processor(),
         "torch": torch.__version__,
+        **{key: value for key, value in keys.items() if key not in (*same, "train.resume", "train.log_every")},
     }
-    return Checkpoints(folder.path / "checkpoints", here, config.checkpoint, same, announced)
+    return Origin(config, plan, same, announced)
 
 
-def _resume(config: Config, checkpoints: Checkpoints, sharded: ShardedTask, run: RunFolder | None) -> int:
-    """Load the newest checkpoint, if that is asked for and there is one; returns the steps done."""
-    found = checkpoints.load_newest(sharded) if config.checkpoint.resume == "auto" else None
-    if found is None:
-        return 0
-    if run:
-        run.forget_after(found.step)
-        print("\n".join([*found.notes, f"continuing after step {found.step} ({found.path})"]), flush=True)
-    return found.step
+def _restore(
+    config: Config,
+    info: DatasetInfo,
+    checkpoints: Checkpoints,
+    sharded: ShardedTask,
+    folder: RunFolder,
+    here: Session,
+) -> Continued | None:
+    """Load the newest checkpoint, if that is asked for and there is one; else the weights to start from, if any."""
+    found = checkpoints.load_newest(sharded) if config.train.resume == "auto" else None
+    if found:
+        here.from_main(lambda: folder.forget_after(found.step))
+        _say(here, *found.notes, f"continuing after step {found.step} ({found.path})")
+    elif config.model.init_from:
+        _say(here, *init_from.load_weights(sharded, config.model.init_from, config.data.path, info))
+    return found
+
+
+def _say(here: Session, *lines: str) -> None:
+    if here.is_main:
+        print("\n".join(lines), flush=True)
 
 
 def _plan(config: Config, shape: ModelShape, here: Session) -> tuple[PlanFile, list[str]]:

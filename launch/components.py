@@ -29,16 +29,20 @@ def ddp(*script_args: str, **options: Any) -> AppDef:
     script, m = options.get("script"), options.get("m")
     nodes, ranks_per_node = _size(options.get("j", "1x2"))
     _check_script(script, m)
-    if _trains(script, m):
-        _check_training(list(script_args), nodes * ranks_per_node, ranks_per_node)
+    trains = _trains(script, m)
+    if trains:
+        grace_s = _check_training(list(script_args), nodes * ranks_per_node, ranks_per_node)
     _put_torchrun_on_path()
     env = dict(options.get("env") or {})
     # torchrun sets 1 too, with a warning; the ranks choose their threads when they know how many share the machine.
     env.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    if trains:
+        env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(grace_s))
     try:
-        return dist.ddp(*script_args, **{**options, "env": env})
+        app = dist.ddp(*script_args, **{**options, "env": env})
     except (KeyError, ValueError) as error:  # an unknown -h, or --mounts or --name of the wrong form
         _user_error(str(error.args[0]))
+    return _restarting(app, trains, options.get("max_retries", 0))
 
 
 ddp.__doc__ = (dist.ddp.__doc__ or "").replace(
@@ -90,16 +94,30 @@ def _trains(script: Any, m: Any) -> bool:
     return m == TRAIN_MODULE or (script is not None and Path(script).resolve() == TRAIN_SCRIPT)
 
 
-def _check_training(script_args: list[str], world_size: int, ranks_per_node: int) -> None:
+def _check_training(script_args: list[str], world_size: int, ranks_per_node: int) -> int:
+    """Returns the seconds that the run has to save when it is asked to stop."""
     logging.disable(logging.WARNING)  # torchx shows every library's notices, FBGEMM's on each of its parts too
     try:
         from dlrm_dist.preflight import check  # here, because it imports torch, which other components do not need
 
-        check(script_args, world_size, ranks_per_node)
+        return check(script_args, world_size, ranks_per_node)
     except UserError as error:
         _user_error(str(error))
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _restarting(app: AppDef, trains: bool, max_retries: int) -> AppDef:
+    """Hands the retries to torchrun too, since local schedulers ignore them; training runs under its own torchrun."""
+    (role,) = app.roles
+    option, command = role.args
+    launcher, _, rest = command.partition(" ")
+    if trains:
+        launcher = "python -m launch.elastic"
+    if max_retries:
+        launcher += f" --max-restarts {max_retries}"
+    role.args = [option, f"{launcher} {rest}"]
+    return app
 
 
 def _put_torchrun_on_path() -> None:

@@ -11,23 +11,45 @@ import sys
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from dlrm_dist import config, runtime
-from dlrm_dist.errors import RankError, RunFailedError, UserError
+from dlrm_dist.errors import LostRanksError, RankError, RunFailedError, UserError
 from dlrm_dist.interruption import EXIT_CODE, InterruptedRunError
 from dlrm_dist.train import main
 
-if __name__ == "__main__":
+VERDICT = "exit code"
+"""Noted by a try whose end another try would not change."""
+
+
+def run() -> int:
+    """Train; returns the exit code."""
     try:
         main(config.load(sys.argv[1:]))
     except UserError as error:
         # All ranks meet a wrong config alike, and one speaks; what one rank alone met, it says itself.
-        if runtime.global_rank() == 0 or isinstance(error, RankError):
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _say(f"error: {error}", runtime.global_rank() if isinstance(error, RankError) else 0)
+        return _final(2)
     except InterruptedRunError as error:
-        if runtime.global_rank() == 0:
-            print(error, file=sys.stderr)
-        sys.exit(EXIT_CODE)
+        _say(str(error), 0)
+        return _final(EXIT_CODE)
+    except LostRanksError as error:
+        _say(f"error: {error}", error.speaker)
+        return 1
     except RunFailedError as error:
-        if runtime.global_rank() == 0:
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _say(f"error: {error}", error.speaker)
+        return _final(1)
+    return 0
+
+
+def _say(line: str, rank: int) -> None:
+    if runtime.global_rank() == rank:
+        print(line, file=sys.stderr)
+
+
+def _final(code: int) -> int:
+    """The launcher may start the ranks again all the same: they will end with this code at once."""
+    runtime.note(VERDICT, str(code))
+    return code
+
+
+if __name__ == "__main__":
+    verdict = runtime.recall(VERDICT) if runtime.is_restart() else None
+    sys.exit(int(verdict) if verdict else run())

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from dlrm_dist.checkpoint import damage_of
+from dlrm_dist.checkpoint.folder import damage_of
 from tests.helpers import ROOT, assert_refused, run_command
 
 MODEL = ("--model.embedding_dim", "8", "--model.bottom_mlp", "16,8", "--model.top_mlp", "16,1")
@@ -60,6 +60,18 @@ def kill_all(name):
             continue
         if b"launch/train.py" in words and name.encode() in words:
             os.kill(int(folder.name), signal.SIGKILL)
+
+
+def rank_of(name, rank):
+    """The process of a rank of a run."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words, environment = ((folder / each).read_bytes().split(b"\0") for each in ("cmdline", "environ"))
+        except OSError:
+            continue
+        if b"launch/train.py" in words and name.encode() in words and f"RANK={rank}".encode() in environment:
+            return int(folder.name)
+    return None
 
 
 def checkpoints(runs, name):
@@ -123,7 +135,7 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, clicks, whole, ranks):
         running.communicate(timeout=30)
     left = checkpoints(runs, name)
     assert left and left[-1] < f"step_{STEPS:09d}", "the run had ended before it was killed"
-    done = train(runs, clicks, ranks, name, "--checkpoint.resume", "auto")
+    done = train(runs, clicks, ranks, name, "--train.resume", "auto")
     assert done.returncode == 0, done.stderr
     assert f"continuing after step {int(left[-1][5:])} " in done.stdout
     assert_bit_equal(runs, name, whole(ranks))
@@ -144,10 +156,62 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(runs, clicks, whole):
     assert f"saved after step {int(left[5:])};" in told
 
 
+def test_evaluation_in_between_changes_nothing(runs, clicks, whole):
+    done = train(runs, clicks, 2, "scored", "--eval.every", "3", "--checkpoint.keep", "1")
+    assert done.returncode == 0, done.stderr
+    assert_bit_equal(runs, "scored", whole(2))
+    scored = [json.loads(line) for line in (runs / "scored" / "metrics.jsonl").read_text().splitlines()]
+    best = max((line for line in scored if line["split"] == "valid"), key=lambda line: line["auc"])
+    assert checkpoints(runs, "scored") == sorted({f"step_{step:09d}" for step in (best["step"], STEPS)})
+
+
+def test_two_runs_on_one_folder_exclude_each_other(runs, clicks):
+    running = started(runs, clicks, 1, "held", "--train.max_steps", "100000", "--train.epochs", "9000")
+    try:
+        wait_for(lambda: (runs / "held" / "metrics.jsonl").exists())
+        assert_refused(train(runs, clicks, 1, "held", "--train.resume", "auto"), "held: another run is using this")
+    finally:
+        kill_all("held")
+        running.communicate(timeout=30)
+
+
+def test_a_hung_rank_is_named_and_a_killed_one(runs, clicks):
+    for number, (what, said) in enumerate(
+        ((signal.SIGSTOP, "rank 1 did not answer within 8 s (runtime.timeout_s)"), (signal.SIGKILL, "rank 1 went away"))
+    ):
+        words = ("--train.max_steps", "100000", "--train.epochs", "9000", "--runtime.timeout_s", "8")
+        running = started(runs, clicks, 3, f"hung{number}", *words)
+        wait_for(lambda number=number: (runs / f"hung{number}" / "metrics.jsonl").exists())
+        os.kill(rank_of(f"hung{number}", 1), what)
+        try:
+            wait_for(lambda number=number: rank_of(f"hung{number}", 0) is None, 40)
+        finally:
+            kill_all(f"hung{number}")
+            _, told = running.communicate(timeout=30)
+        assert told.count(f"error: {said}") == 1
+
+
+def test_running_out_of_memory_names_the_rank_and_the_table(runs, clicks):
+    rows = ",".join(["20000"] * 25 + ["900000000"])
+    words = ("--model.num_embeddings", rows, "--sharding.types", "table_wise", "--sharding.hbm_gib", "200")
+    limit = ("prlimit", "--as=12000000000")
+    done = run_command(*limit, *command(runs, clicks, 1, "large", *words), folder=ROOT)
+    assert done.returncode == 1, done.stderr
+    assert "rank 0 ran out of memory" in done.stderr and "the largest t_C26 with 30.2 GiB" in done.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_rank(runs, clicks):
+    words = ("--train.learning_rate", "1e30", "--optimizer.dense", "sgd", "--optimizer.sparse", "sgd")
+    done = train(runs, clicks, 2, "diverged", "--checkpoint.every", "1", *words)
+    assert done.returncode == 1
+    assert "the training loss is not finite at step 2 on rank 0: the run has diverged" in done.stderr
+    assert checkpoints(runs, "diverged") == ["step_000000001"]
+
+
 def test_more_ranks_and_another_plan(runs, clicks, whole):
     """Halfway from one rank with replicated tables to two with rows, and on to three with whole tables."""
     for ranks, steps, kind in ((1, 7, "data_parallel"), (2, 13, "row_wise"), (3, STEPS, "table_wise")):
-        words = ("--sharding.types", kind, "--checkpoint.resume", "auto", "--train.max_steps", str(steps))
+        words = ("--sharding.types", kind, "--train.resume", "auto", "--train.max_steps", str(steps))
         done = train(runs, clicks, ranks, "moved", *words)
         assert done.returncode == 0, done.stderr
     assert "was saved with ranks 2, now it is 3" in done.stdout
@@ -160,17 +224,17 @@ def test_more_ranks_and_another_plan(runs, clicks, whole):
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(runs, clicks, whole):
     words = ("--checkpoint.every", "5", "--train.max_steps", "12", "--checkpoint.keep", "2")
     assert train(runs, clicks, 1, "damaged", *words).returncode == 0
-    assert checkpoints(runs, "damaged") == ["step_000000010", "step_000000012"]
+    assert checkpoints(runs, "damaged") == ["step_000000011", "step_000000012"]  # scored after the epoch, the last
     part = next((runs / "damaged" / "checkpoints" / "step_000000012").glob("*.distcp"))
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
     (runs / "damaged" / "checkpoints" / ".step_000000013.tmp").mkdir()
-    done = train(runs, clicks, 1, "damaged", "--checkpoint.resume", "auto", "--checkpoint.every", "12")
+    done = train(runs, clicks, 1, "damaged", "--train.resume", "auto", "--checkpoint.every", "12")
     assert done.returncode == 0, done.stderr
     assert damage_of(runs / "damaged" / "checkpoints" / "step_000000012") is None  # written anew
     assert f"step_000000012: file {part.name} is damaged; using the one before it" in done.stdout
-    assert "continuing after step 10 " in done.stdout
+    assert "continuing after step 11 " in done.stdout
     assert_bit_equal(runs, "damaged", whole(1))
 
 
@@ -181,22 +245,20 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(runs, clicks, 
         (("--train.seed", "5"), "was saved with train.seed 0, this run has 5"),
         (("--optimizer.sparse", "sgd"), "was saved with optimizer.sparse 'rowwise_adagrad', this run has 'sgd'"),
         (("--model.top_mlp", "24,1"), "has no model.model.top_mlp"),
-        (("--sharding.types", "column_wise"), "tables cut by columns keep row-wise Adagrad's moments otherwise"),
+        (("--sharding.types", "column_wise"), "row-wise Adagrad keeps a moment for each part of a row that is cut"),
     ],
 )
 def test_a_run_that_cannot_be_continued(runs, clicks, whole, words, said):
-    assert_refused(train(runs, clicks, 1, whole(1), "--checkpoint.resume", "auto", *words), said)
+    assert_refused(train(runs, clicks, 1, whole(1), "--train.resume", "auto", *words), said)
 
 
 def test_resume_needs_a_name(runs, clicks):
-    assert_refused(
-        train(runs, clicks, 1, "", "--checkpoint.resume", "auto"), "checkpoint.resume auto continues the run that"
-    )
+    assert_refused(train(runs, clicks, 1, "", "--train.resume", "auto"), "train.resume auto continues the run that")
 
 
 def test_a_finished_run_is_only_scored_again(runs, clicks, whole):
     before = (runs / whole(1) / "result.json").read_text()
-    done = train(runs, clicks, 1, whole(1), "--checkpoint.resume", "auto")
+    done = train(runs, clicks, 1, whole(1), "--train.resume", "auto")
     assert done.returncode == 0, done.stderr
     after = json.loads((runs / whole(1) / "result.json").read_text())
     assert after["auc"] == json.loads(before)["auc"]

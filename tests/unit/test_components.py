@@ -35,6 +35,7 @@ def checked(monkeypatch):
         module.calls.append((script_args, world_size, local_world_size))
         if module.error:
             raise UserError(module.error)
+        return 45
 
     module.check = check
     monkeypatch.setitem(sys.modules, "dlrm_dist.preflight", module)
@@ -64,6 +65,18 @@ def test_only_the_threads_differ_from_torchx():
     ours, stock = components.ddp("job.py", j="2x4", gpu=1), dist.ddp(script="job.py", j="2x4", gpu=1)
     assert ours.roles[0].env.pop("OMP_NUM_THREADS") == "1"
     assert ours == stock
+
+
+def test_training_runs_under_its_own_torchrun_with_its_grace_time(checked):
+    role = components.ddp("--config", "a.toml", m="launch.train", j="1x2").roles[0]
+    assert role.args[1].startswith("python -m launch.elastic --rdzv_backend ")
+    assert role.env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "45"
+
+
+def test_retries_reach_torchrun():
+    app = components.ddp("job.py", j="1x2", max_retries=3)
+    assert app.roles[0].args[1].startswith("torchrun --max-restarts 3 --rdzv_backend ")
+    assert app.roles[0].max_retries == 3
 
 
 def test_threads_of_the_user_win(monkeypatch):

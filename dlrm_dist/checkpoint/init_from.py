@@ -1,0 +1,105 @@
+"""Starting from the weights of another run: rows of tables are matched by the value of their category."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+import torch.distributed.checkpoint as dcp
+
+from dlrm_dist.checkpoint.source import Sharded, Source, open_source, vocabulary_folder
+from dlrm_dist.checkpoint.state import MODEL, State, size_of
+from dlrm_dist.checkpoint.storage import Reader
+from dlrm_dist.data.schema import DatasetInfo
+from dlrm_dist.errors import UserError
+from dlrm_dist.shard import ShardedTask, local_parts
+
+RowMap = npt.NDArray[np.int64]
+"""For each row of a new table the row of the old one with the same category value, -1 where there is none; int64."""
+
+
+def load_weights(sharded: ShardedTask, path: Path, data: Path, info: DatasetInfo) -> list[str]:
+    """Set the model's weights from a checkpoint, sharded or not; the optimizer starts anew. Collective.
+
+    Tables whose vocabulary is as before are read shard by shard; others whole, one at a time.
+
+    Args:
+        sharded: the task.
+        path: a run, a checkpoint, or an unsharded one.
+        data: the dataset's folder, whose vocabularies the rows belong to.
+        info: its description.
+
+    Returns:
+        What is to be said about it.
+
+    Raises:
+        UserError: a tensor is missing or does not fit.
+    """
+    source = open_source(path)
+    state: State = {f"{MODEL}{key}": value for key, value in sharded.model.state_dict().items()}
+    maps = {f"t_{each.name}": _row_map(source, data, each.name) for each in info.categories}
+    whole, lines = {}, []
+    for key, value in state.items():
+        table = key.split(".")[-2]
+        rows = maps.get(table)
+        if key not in source.sizes:
+            raise UserError(f"{path}: has no {key}; its model is another one, and its weights cannot be used")
+        if rows is None:
+            _check_size(path, key, source.sizes[key], tuple(size_of(value)))
+            whole[key] = value
+            continue
+        _check_size(path, key, source.sizes[key][1:], tuple(size_of(value)[1:]))
+        _copy_rows(value, source.read(key), rows)
+        lines.append(f"{table}: {int((rows >= 0).sum()):,} of {len(rows):,} rows by their category's value")
+    if isinstance(source, Sharded):
+        dcp.load(whole, storage_reader=Reader(source.path))
+    else:
+        for key, value in whole.items():
+            _copy_rows(value, source.read(key), None)
+    return [f"weights from {source.path}", *lines]
+
+
+def _row_map(source: Source, data: Path, column: str) -> RowMap | None:
+    """None: row by row."""
+    before, now = vocabulary_folder(source), data / "vocabulary"
+    old = before / f"{column}.parquet" if before else None
+    new = now / f"{column}.parquet"
+    if old is None or not old.is_file() or not new.is_file():
+        return None
+    old_values, new_values = _values(old), _values(new)
+    if old_values.equals(new_values):
+        return None
+    found = pc.index_in(new_values, value_set=old_values)
+    rows = pc.fill_null(pc.add(found, pa.scalar(1, pa.int32())), -1).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], rows]).astype(np.int64)  # id 0: what is rare or unseen
+
+
+def _values(path: Path) -> pa.Array:
+    return pq.read_table(path, columns=["value"])["value"].combine_chunks()
+
+
+def _copy_rows(value: torch.Tensor, old: torch.Tensor, rows: RowMap | None) -> None:
+    """Fill this rank's parts of a tensor from the whole old one."""
+    with torch.no_grad():
+        if rows is None and not hasattr(value, "local_shards"):
+            value.copy_(old)
+            return
+        for (row, column), local in local_parts(value):
+            height, columns = local.shape[0], slice(column, column + local.shape[1])
+            if rows is None:
+                local.copy_(old[row : row + height, columns])
+                continue
+            wanted = torch.from_numpy(rows[row : row + height])
+            there = wanted >= 0
+            local[: len(wanted)][there.to(local.device)] = old[wanted[there], columns].to(local)
+
+
+def _check_size(path: Path, key: str, before: tuple[int, ...], now: tuple[int, ...]) -> None:
+    if before != now:
+        raise UserError(
+            f"{path}: {key} has size {list(before)}, here {list(now)}; without vocabularies rows have no value to be "
+            "matched by: use the same model, and the same --hash-rows"
+        )
