@@ -11,6 +11,10 @@ from dlrm_dist.errors import LostRanksError, first_line
 _ANSWER_SECONDS = 3.0
 """A lost connection reaches all that wait for it at once; so much later every rank that lives has answered."""
 
+_GLOO = ("gloo", "pair closure")
+_TIMED_OUT = ("imed out", "timeout")
+_LATE = "late"
+
 
 @contextmanager
 def named(store: dist.Store, rank: int, world_size: int, timeout_s: int) -> Iterator[None]:
@@ -36,18 +40,25 @@ def named(store: dist.Store, rank: int, world_size: int, timeout_s: int) -> Iter
         if not _is_from_a_collective(error):
             _answer(store, rank, first_line(error))
             raise
-        silent, failed = _roll_call(store, rank, world_size)
+        if any(each in str(error) for each in _TIMED_OUT):
+            store.set(_LATE, "")
+        silent, failed, hung = _roll_call(store, rank, world_size)
         speaker = min(set(range(world_size)) - set(silent) - set(failed))
-        raise LostRanksError(_sentence(silent, failed, "imed out" in str(error), timeout_s), speaker) from error
+        raise LostRanksError(_sentence(silent, failed, hung, timeout_s), speaker) from error
 
 
 def _is_from_a_collective(error: Exception) -> bool:
     """Torch raises gloo's errors as plain RuntimeErrors."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(each in str(error) for each in _GLOO)
+    )
 
 
-def _roll_call(store: dist.Store, rank: int, world_size: int) -> tuple[list[int], dict[int, str]]:
-    """The ranks that do not answer, and those that failed by themselves with their reasons."""
+def _roll_call(store: dist.Store, rank: int, world_size: int) -> tuple[list[int], dict[int, str], bool]:
+    """The ranks that do not answer, those that failed by themselves with their reasons, whether a wait took too long.
+
+    One rank's wait ends the connections of the others, which see only that.
+    """
     end = time.monotonic() + _ANSWER_SECONDS
     try:
         _answer(store, rank, "")
@@ -57,10 +68,11 @@ def _roll_call(store: dist.Store, rank: int, world_size: int) -> tuple[list[int]
                 break
             time.sleep(0.05)
         reasons = {other: store.get(str(other)).decode() for other in here}
+        hung = store.check([_LATE])
     except RuntimeError:  # rank 0 keeps the store where no launcher does
-        return [0], {}
+        return [0], {}, True
     silent = [other for other in range(world_size) if other not in reasons]
-    return silent, {other: reason for other, reason in reasons.items() if reason}
+    return silent, {other: reason for other, reason in reasons.items() if reason}, hung
 
 
 def _answer(store: dist.Store, rank: int, reason: str) -> None:

@@ -42,7 +42,8 @@ def ddp(*script_args: str, **options: Any) -> AppDef:
         app = dist.ddp(*script_args, **{**options, "env": env})
     except (KeyError, ValueError) as error:  # an unknown -h, or --mounts or --name of the wrong form
         _user_error(str(error.args[0]))
-    return _restarting(app, trains, options.get("max_retries", 0))
+    _choose_launcher(app, trains, options.get("max_retries", 0))
+    return app
 
 
 ddp.__doc__ = (dist.ddp.__doc__ or "").replace(
@@ -107,7 +108,7 @@ def _check_training(script_args: list[str], world_size: int, ranks_per_node: int
         logging.disable(logging.NOTSET)
 
 
-def _restarting(app: AppDef, trains: bool, max_retries: int) -> AppDef:
+def _choose_launcher(app: AppDef, trains: bool, max_retries: int) -> None:
     """Hands the retries to torchrun too, since local schedulers ignore them; training runs under its own torchrun."""
     (role,) = app.roles
     option, command = role.args
@@ -117,7 +118,6 @@ def _restarting(app: AppDef, trains: bool, max_retries: int) -> AppDef:
     if max_retries:
         launcher += f" --max-restarts {max_retries}"
     role.args = [option, f"{launcher} {rest}"]
-    return app
 
 
 def _put_torchrun_on_path() -> None:
