@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,7 +156,7 @@ def _steps(run: Path) -> int:
         return 0
 
 
-def _until(what, running: subprocess.Popen[bytes]) -> int | None:
+def _until(what: Callable[[], int | None], running: subprocess.Popen[bytes]) -> int | None:
     while running.poll() is None:
         found = what()
         if found:

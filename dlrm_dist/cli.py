@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dlrm_dist import plan_verbs, verify_verb
+from dlrm_dist import checkpoint_verbs, plan_verbs, verify_verb
 from dlrm_dist.errors import UserError
 
 
@@ -38,17 +38,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
     except KeyboardInterrupt:
         print("interrupted; nothing was left behind", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="dlrm-dist", description="Data and plans for distributed DLRM training.")
+    parser = _Parser(prog="dlrm-dist", description="Data, plans and checkpoints of distributed DLRM training.")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_synth(verbs.add_parser("synth", help="write planted clicks in Criteo's raw format"))
     _add_prepare(verbs.add_parser("prepare", help="turn raw click logs into a Parquet dataset"))
     plan_verbs.add_verbs(verbs.add_parser("plan", help="make, explain, compare and check sharding plans"))
+    checkpoint_verbs.add_inspect(verbs.add_parser("inspect", help="what is in a checkpoint"))
+    checkpoint_verbs.add_verbs(verbs.add_parser("checkpoint", help="reshard, unshard and compare checkpoints, offline"))
     verify_verb.add_verify(verbs.add_parser("verify", help="sharded against unsharded training, on this machine"))
     _add_result(verbs.add_parser("result", help="say how a run ended"))
     return parser

@@ -26,11 +26,12 @@ class Interruption:
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Listen for SIGTERM and SIGINT inside; what handled them before does so again afterwards."""
+    """Listen for SIGTERM and SIGINT inside; what handled them before does so again behind it.
+
+    Not when an exception leaves it: then the process is about to end, and shall first say why.
+    """
     found = Interruption()
     before = {number: signal.signal(number, found.request) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield found
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    yield found
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """Tensors of a checkpoint, sharded or not, read one at a time in one process."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,7 +55,9 @@ class Sharded:
         """A whole tensor."""
         value = torch.empty(self.sizes[key], dtype=self.dtype(key))
         try:
-            dcp.load({key: value}, storage_reader=Reader(self.path), no_dist=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is meant to be
+                dcp.load({key: value}, storage_reader=Reader(self.path), no_dist=True)
         except (CheckpointException, OSError) as error:
             raise UserError(f"{self.path}: {key} cannot be read: {str(error).strip().splitlines()[-1]}") from None
         return value

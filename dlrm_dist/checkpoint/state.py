@@ -16,6 +16,11 @@ MODEL, OPTIMIZER, RNG = "model.", "optim.", "rng."
 _SECOND_NAMES = {"sum": "moment1", "momentum1": "moment1", "exp_avg": "moment1", "exp_avg_sq": "moment2"}
 """One name for what the fused optimizers and torch's call differently: a table may change from one to the other."""
 
+COLUMN_MOMENTS = (
+    "row-wise Adagrad keeps a moment for each part of a row that is cut by columns, and these cannot be told apart or "
+    "put together: use the same sharding type and column parts for this table as before"
+)
+
 State = dict[str, Tensor | ShardedTensor]
 
 
@@ -86,10 +91,7 @@ def size_of(value: Tensor | ShardedTensor) -> list[int]:
 
 def _why(key: str) -> str:
     if key.startswith(OPTIMIZER):
-        return (
-            "row-wise Adagrad keeps a moment for each part of a row that is cut by columns, and these cannot be told "
-            "apart or put together: use the same sharding type and column parts for this table as before"
-        )
+        return COLUMN_MOMENTS
     return "continue with the model that was saved, or start from its weights: --model.init_from"
 
 

@@ -21,7 +21,7 @@ from dlrm_dist.planning.planner import Request, make_plan
 from dlrm_dist.planning.subject import make_subject
 from dlrm_dist.planning.torchrec_plan import to_torchrec
 from dlrm_dist.runtime import Session, session
-from dlrm_dist.shard import shard
+from dlrm_dist.shard import ShardedTask, shard
 from dlrm_dist.verify.cases import BATCH_SIZE
 from dlrm_dist.verify.gather import whole
 from dlrm_dist.verify.problem import STEPS, Problem
@@ -51,9 +51,8 @@ class Jobs(BaseModel):
     jobs: list[Job]
 
 
-def run(job: Job, here: Session) -> dict[str, Any]:
-    """Train a case. Collective."""
-    problem = job.problem()
+def build(job: Job, here: Session) -> ShardedTask:
+    """The case's model, sharded. Collective."""
     optimizer = job.optimizer.model_copy(
         update={"sparse_learning_rate": job.rates[0], "dense_learning_rate": job.rates[1]}
     )
@@ -64,8 +63,8 @@ def run(job: Job, here: Session) -> dict[str, Any]:
     )
     cluster = load_cluster(f"cpu:{here.world_size // here.local_world_size}x{here.local_world_size}")
     request = Request(BATCH_SIZE, (), rules, None, job.comm_precision)
-    plan = make_plan(make_subject(job.model, optimizer, problem.shape), cluster, request)
-    sharded = shard(
+    plan = make_plan(make_subject(job.model, optimizer, job.problem().shape), cluster, request)
+    return shard(
         task,
         to_torchrec(plan),
         here.device,
@@ -74,6 +73,11 @@ def run(job: Job, here: Session) -> dict[str, Any]:
         seed=0,
         comm_precision=job.comm_precision,
     )
+
+
+def run(job: Job, here: Session) -> dict[str, Any]:
+    """Train a case. Collective."""
+    problem, sharded = job.problem(), build(job, here)
     initial = whole(sharded.model.state_dict())
     pipeline = TrainPipelineSparseDist(sharded.model, sharded.optimizer, here.device)
     batches = (problem.batch(step, here.global_rank, here.world_size) for step in range(STEPS))

@@ -18,7 +18,7 @@ LAYERS = [
     {"preflight", "loop"},
     {"train"},
     {"verify"},
-    {"plan_verbs", "verify_verb"},
+    {"plan_verbs", "verify_verb", "checkpoint_verbs"},
     {"cli"},
 ]
 """Parts of the package, lowest first: a part imports itself and parts of lower layers."""
