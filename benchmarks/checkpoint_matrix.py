@@ -1,8 +1,8 @@
 """Checkpoints of 1, 2, 4 and 8 ranks under five plans, each loaded by each: 400 pairs for each optimizer.
 
-`python benchmarks/checkpoint_matrix.py [--optimizers adagrad,rowwise_adagrad] [--json]`. Weights and optimizer state must
-be equal, the next three losses to 1e-6; a pair may be refused only where row-wise Adagrad meets tables cut by columns.
-Exit code 1 if a pair fails.
+`python benchmarks/checkpoint_matrix.py [--optimizers adagrad,rowwise_adagrad] [--json]`. Weights and optimizer state
+must be equal, the next three losses to 1e-6; a pair may be refused only where row-wise Adagrad meets tables cut by
+columns. Exit code 1 if a pair fails.
 """
 
 import argparse

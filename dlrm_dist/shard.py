@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.nn.parallel import DistributedDataParallel
+from torchrec.distributed import embeddingbag
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.types import ShardingEnv, ShardingPlan, ShardingType
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
@@ -20,6 +24,18 @@ from dlrm_dist.optim import Optimizer
 from dlrm_dist.planning.sharder import Sharder
 
 _INIT_BLOCK_ROWS = 1 << 16
+
+
+_FIXED_BUCKETS = {"static_graph": False, "find_unused_parameters": True}
+"""DDP sorts its buckets anew after the first step, and 3 ranks or more then sum in another order: a resumed run would
+differ in the last bits. Looking for unused parameters keeps it from that."""
+
+
+class _ReplicatedTables(DistributedDataParallel):
+    """TorchRec wraps replicated tables by itself, and offers no option."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, **_FIXED_BUCKETS})
 
 
 @dataclass(frozen=True)
@@ -66,16 +82,15 @@ def shard(
         if name not in replicated:  # TorchRec's data-parallel tables have no fused kernel
             optimizer_class, arguments = sparse()
             apply_optimizer_in_backward(optimizer_class, [parameter], arguments)
-    model = DistributedModelParallel(
-        module=task,
-        env=ShardingEnv.from_process_group(dist.group.WORLD),
-        device=device,
-        plan=plan,
-        sharders=[Sharder(comm_precision)],
-        # DDP sorts its buckets anew after the first step, and 3 ranks or more then sum in another order: a resumed run
-        # would differ in the last bits. Looking for unused parameters keeps it from that.
-        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False, find_unused_parameters=True),
-    )
+    with patch.object(embeddingbag, "DistributedDataParallel", _ReplicatedTables):
+        model = DistributedModelParallel(
+            module=task,
+            env=ShardingEnv.from_process_group(dist.group.WORLD),
+            device=device,
+            plan=plan,
+            sharders=[Sharder(comm_precision)],
+            data_parallel_wrapper=DefaultDataParallelWrapper(**_FIXED_BUCKETS),
+        )
     _init_tables(model, configs, seed)
     optimizer = _combine(model, sparse, dense)
     return ShardedTask(model, optimizer, tuple(group["lr"] for group in optimizer.param_groups))

@@ -5,9 +5,10 @@ compares all weights and optimizer state with what was saved, and trains on besi
 """
 
 import json
-import shutil
+import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def save(moves: Moves, kind: ShardingName, here: Session) -> None:
     _losses(job, sharded, here, 0)
     final = moves.folder / f"{here.world_size}-{kind}"
     temporary = final.with_suffix(".tmp")
-    dcp.save(states.state_of(sharded), storage_writer=Writer(temporary, lambda: shutil.move(temporary, final)))
+    dcp.save(states.state_of(sharded), storage_writer=Writer(temporary, partial(os.rename, temporary, final)))
     saved = whole(states.state_of(sharded))
     losses = _losses(job, sharded, here, STEPS)
     if here.is_main:
