@@ -88,7 +88,7 @@ def rank(gigabytes: float, folder: Path) -> None:
             number += 1
             section = CheckpointSection.model_validate({"async": not wait, "keep": 1})
             keeper = Checkpoints(folder / "checkpoints", here, section, Origin(config, plan, {}, {"ranks": RANKS}))
-            plain = step(steps)
+            plain = 0.0 if wait else step(steps)
             started = time.perf_counter()
             keeper.save(sharded, Position(number, 0, 0), Progress(), {}, wait=wait)
             blocked = time.perf_counter() - started

@@ -139,12 +139,17 @@ def test_weights_of_another_run_by_category_value(runs, clicks, tmp_path):
     assert all(torch.equal(found[after[value]], weights[before[value]]) for value in both)
     assert all(torch.equal(found[after[value]], drawn[after[value]]) for value in after.keys() - both)
     assert torch.equal(found[0], weights[0])
-    assert tool("checkpoint", "diff", tmp_path / "sharded", tmp_path / "unsharded").returncode == 0
+    assert (
+        tool("checkpoint", "diff", tmp_path / "sharded", tmp_path / "unsharded", "--tolerance", "1e-6").returncode == 0
+    )
 
 
 def test_weights_of_another_model_are_refused(runs, clicks):
-    words = ("--model.init_from", str(runs / "first"), "--model.top_mlp", "24,1")
-    assert_refused(train(runs, clicks, "other", *words), "has size [16], here [24]")
+    words = ("--model.init_from", str(runs / "first"))
+    deeper = (*words, "--model.top_mlp", "24,1")  # a list that is given twice grows
+    assert_refused(train(runs, clicks, "other", *deeper), "has no model.model.top_mlp.4.bias; its model is another one")
+    larger = (*words, "--model.name", "dlrm_dcnv2")
+    assert_refused(train(runs, clicks, "other2", *larger), "its model is another one")
 
 
 def test_a_checkpoint_cannot_run_code(runs, tmp_path):
