@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from dlrm_dist.checkpoint.source import Sharded, Source, open_source, vocabulary_folder
@@ -41,25 +42,46 @@ def load_weights(sharded: ShardedTask, path: Path, data: Path, info: DatasetInfo
     source = open_source(path)
     state: State = {f"{MODEL}{key}": value for key, value in sharded.model.state_dict().items()}
     maps = {f"t_{each.name}": _row_map(source, data, each.name) for each in info.categories}
-    whole, lines = {}, []
-    for key, value in state.items():
-        table = key.split(".")[-2]
-        rows = maps.get(table)
-        if key not in source.sizes:
-            raise UserError(f"{path}: has no {key}; its model is another one, and its weights cannot be used")
-        if rows is None:
-            _check_size(path, key, source.sizes[key], tuple(size_of(value)))
-            whole[key] = value
-            continue
-        _check_size(path, key, source.sizes[key][1:], tuple(size_of(value)[1:]))
-        _copy_rows(value, source.read(key), rows)
-        lines.append(f"{table}: {int((rows >= 0).sum()):,} of {len(rows):,} rows by their category's value")
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, _problem(source, state, maps))  # a rank knows only the tables that lie on it
+    for problem in problems:
+        if problem:
+            raise UserError(f"{path}: {problem}")
+    whole = {key: value for key, value in state.items() if _rows_of(key, maps) is None}
+    for key in state.keys() - whole.keys():
+        _copy_rows(state[key], source.read(key), _rows_of(key, maps))
     if isinstance(source, Sharded):
         dcp.load(whole, storage_reader=Reader(source.path))
     else:
         for key, value in whole.items():
             _copy_rows(value, source.read(key), None)
-    return [f"weights from {source.path}", *lines]
+    matched = {table: rows for table, rows in maps.items() if rows is not None}
+    return [
+        f"weights from {source.path}",
+        *(
+            f"{table}: {(rows >= 0).sum():,} of {len(rows):,} rows by their category's value"
+            for table, rows in matched.items()
+        ),
+    ]
+
+
+def _rows_of(key: str, maps: dict[str, RowMap | None]) -> RowMap | None:
+    return maps.get(key.split(".")[-2])
+
+
+def _problem(source: Source, state: State, maps: dict[str, RowMap | None]) -> str | None:
+    """Why the weights cannot be used for this rank's tensors, if they cannot."""
+    for key, value in state.items():
+        if key not in source.sizes:
+            return f"has no {key}; its model is another one, and its weights cannot be used"
+        first = 0 if _rows_of(key, maps) is None else 1  # matched rows need not be equally many
+        before, now = source.sizes[key], size_of(value)
+        if list(before[first:]) != now[first:]:
+            return (
+                f"{key} has size {list(before)}, here {now}; without vocabularies rows have no value to be matched by: "
+                "use the same model, and the same --hash-rows"
+            )
+    return None
 
 
 def _row_map(source: Source, data: Path, column: str) -> RowMap | None:
@@ -95,11 +117,3 @@ def _copy_rows(value: torch.Tensor, old: torch.Tensor, rows: RowMap | None) -> N
             wanted = torch.from_numpy(rows[row : row + height])
             there = wanted >= 0
             local[: len(wanted)][there.to(local.device)] = old[wanted[there], columns].to(local)
-
-
-def _check_size(path: Path, key: str, before: tuple[int, ...], now: tuple[int, ...]) -> None:
-    if before != now:
-        raise UserError(
-            f"{path}: {key} has size {list(before)}, here {list(now)}; without vocabularies rows have no value to be "
-            "matched by: use the same model, and the same --hash-rows"
-        )

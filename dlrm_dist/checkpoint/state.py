@@ -1,8 +1,10 @@
 """The state of a sharded task by plan-independent names, and loading it into a task of any plan."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
@@ -71,17 +73,28 @@ def load(sharded: ShardedTask, path: Path, step: int) -> None:
     reader = Reader(path)
     saved = reader.read_metadata().state_dict_metadata
     counters = {key for key in state if key.endswith(".step")}
-    for key, value in state.items():
-        size, here = getattr(saved.get(key), "size", None), size_of(value)
-        if size is None and key not in counters:
-            raise UserError(f"{path}: has no {key}; it is of another model or optimizer, and cannot be continued")
-        if size is not None and list(size) != here:
-            raise UserError(f"{path}: {key} has size {list(size)}, here {here}; {_why(key)}")
+    # A rank knows the tables that lie on it, so one may see what others do not; all must refuse alike.
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, _problem(state, saved, counters))
+    for problem in problems:
+        if problem:
+            raise UserError(f"{path}: {problem}")
     dcp.load({key: value for key, value in state.items() if key in saved}, storage_reader=reader)
     for key in counters - set(saved):  # a table that was fused, whose optimizer counts no steps
         counter = state[key]
         assert isinstance(counter, Tensor)
         counter.fill_(step)
+
+
+def _problem(state: State, saved: dict[str, Any], counters: set[str]) -> str | None:
+    """Why this rank's tensors cannot be loaded, if they cannot."""
+    for key, value in state.items():
+        size, here = getattr(saved.get(key), "size", None), size_of(value)
+        if size is None and key not in counters:
+            return f"has no {key}; it is of another model or optimizer, and cannot be continued"
+        if size is not None and list(size) != here:
+            return f"{key} has size {list(size)}, here {here}; {_why(key)}"
+    return None
 
 
 def size_of(value: Tensor | ShardedTensor) -> list[int]:

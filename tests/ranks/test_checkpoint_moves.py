@@ -25,6 +25,7 @@ def pairwise_cover():
     return [((a, kind), (b, under)) for a, kind, b, under in chosen]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("optimizer", ["adagrad", "rowwise_adagrad"])
 def test_any_checkpoint_loads_under_any_plan(optimizer, tmp_path):
     cover = pairwise_cover()
