@@ -90,7 +90,7 @@ def soak(data: Path, runs: Path, kills: int, ranks: list[int], seed: int) -> lis
 def launch(data: Path, runs: Path, ranks: int, name: str) -> subprocess.Popen[bytes]:
     """A run through torchx, which may be started anew three times."""
     words = ["--data.path", data, "--run.folder", runs, "--run.name", name, "--train.max_steps", STEPS, *MODEL]
-    words += ["--train.batch_size", 100, "--train.epochs", 9, "--train.log_every", 1, "--runtime.timeout_s", 60]
+    words += ["--train.batch_size", 100, "--train.epochs", 99, "--train.log_every", 1, "--runtime.timeout_s", 60]
     words += ["--checkpoint.every", 7]
     torchx = Path(sys.executable).with_name("torchx")
     line = [torchx, "run", "-s", "local_cwd", "dist.ddp", "-j", f"1x{ranks}", "--max_retries", 3, "launch/train.py"]
