@@ -83,7 +83,8 @@ def rank(gigabytes: float, folder: Path) -> None:
             return time.perf_counter() - started
 
         step(20)
-        steps = int(20 * 12 / step(20))  # some 12 s
+        twenty = step(20)
+        steps = here.from_main(lambda: int(20 * 12 / twenty))  # some 12 s, and as many on every rank
         for wait in (True, False) * REPEATS:
             number += 1
             section = CheckpointSection.model_validate({"async": not wait, "keep": 1})

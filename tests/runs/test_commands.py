@@ -85,12 +85,15 @@ def test_from_nothing_to_a_scored_model(tmp_path):
     (run,) = (tmp_path / "runs").iterdir()
     assert done.stdout.splitlines()[-1].endswith(f"; run folder {run.relative_to(tmp_path)}")
     assert {path.name for path in run.iterdir()} == {
+        ".lock",
         "checkpoints",
         "config.toml",
+        "dataset.json",
         "plan.json",
         "environment.json",
         "metrics.jsonl",
         "result.json",
+        "vocabulary",
     }
     check_run(run)
 
