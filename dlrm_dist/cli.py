@@ -91,15 +91,20 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         default="none",
-        help='"none": all sources are training rows; "kaggle": 6/7 train, 1/14 valid, 1/14 test in file order; or '
-        'fractions such as "0.8,0.1,0.1" (default %(default)s)',
+        help='"none": all sources are training rows; "kaggle": 6/7 train, 1/14 valid, 1/14 test in file order; '
+        '"day": the last file is halved into valid and test; or fractions such as "0.8,0.1,0.1" (default %(default)s)',
     )
     parser.add_argument("--ids", choices=("vocabulary", "hash"), default="vocabulary", help="default %(default)s")
     parser.add_argument("--hash-rows", type=int, default=1_000_000, help="with --ids hash: rows of each table")
     parser.add_argument(
         "--min-count", type=int, default=2, help="vocabulary: rarer values share one id (default %(default)s)"
     )
-    parser.add_argument("--dense", choices=("log1p", "none"), default="log1p", help="transform of the integers")
+    parser.add_argument(
+        "--dense",
+        choices=("log1p", "log3", "minmax", "none"),
+        default="log1p",
+        help="transform of the integers: log(x + 1), NVIDIA's log(x + 3), PaddleRec's scaling (default %(default)s)",
+    )
     parser.add_argument(
         "--bins", action="store_true", help="also give each integer as a category: floor(ln(x)^2) above 2, else itself"
     )

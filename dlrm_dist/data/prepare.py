@@ -6,6 +6,7 @@ are shuffled or where a vocabulary must be counted before the first of them can 
 
 import contextlib
 import os
+import re
 import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -35,7 +36,8 @@ class PrepareOptions:
     """How raw rows become a dataset.
 
     `split` is "none" (all sources are training rows; `valid` and `test` name the others' files), "kaggle" (7 equal
-    chunks in file order: 6 train, the last halved into valid and test), or three fractions "0.8,0.1,0.1" in file order.
+    chunks in file order: 6 train, the last halved into valid and test), "day" (MLPerf's: the last file is halved into
+    valid and test), or three fractions "0.8,0.1,0.1" in file order.
     `ids`, `hash_rows`, `min_count`, `dense` and `bins` (each integer is also a category) are about format kaggle:
     format slot keeps its ids and dense values.
     """
@@ -74,7 +76,7 @@ def prepare(
         raise UserError(f"{out}: exists already; allowed: a new folder; name another one or remove it")
     given = {"train": _files(sources), "valid": _files(options.valid), "test": _files(options.test)}
     _check_distinct([file for files in given.values() for file in files])
-    counted = {name: sum(raw.count_rows(file) for file in files) for name, files in given.items()}
+    counted = {name: [raw.count_rows(file) for file in files] for name, files in given.items()}
     splits = _split_rows(counted, options.split)
     recorded = _Recorded(_transform(given, options), best_auc or {})
     work = out.parent / f".{out.name}.tmp-{os.getpid()}"
@@ -118,7 +120,7 @@ def _check_options(options: PrepareOptions) -> None:
     for name, least in (("hash_rows", 1), ("min_count", 1), ("seed", 0), ("lanes", 1), ("group_rows", 1)):
         if not least <= getattr(options, name) < _MOST:
             raise UserError(f"{name}: {getattr(options, name)} is impossible; allowed: {least} to {_MOST - 1}")
-    allowed = {"format": ("kaggle", "slot"), "ids": ("hash", "vocabulary"), "dense": ("log1p", "none")}
+    allowed = {"format": ("kaggle", "slot"), "ids": ("hash", "vocabulary"), "dense": get_args(raw.Dense)}
     for name, values in allowed.items():
         if getattr(options, name) not in values:
             raise UserError(f"{name}: {getattr(options, name)!r} is unknown; allowed: {', '.join(values)}; choose one")
@@ -142,10 +144,16 @@ def _files(sources: Sequence[Path]) -> list[Path]:
         except OSError as error:
             raise UserError(f"{source}: cannot be read: {error.strerror}; allowed: readable folders; mend it") from None
         found = [file for file in found if file == source or (file.is_file() and not file.name.startswith("."))]
+        found.sort(key=_natural)
         if not found:
             raise UserError(f"{source}: a folder without files; allowed: files or folders of files; name another one")
         files += found
     return files
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    """A key that orders by name with numbers by value: day_2 before day_10."""
+    return [(int(word), "") if word.isdigit() else (-1, word) for word in re.split(r"([0-9]+)", file.name)]
 
 
 def _check_distinct(files: list[Path]) -> None:
@@ -158,13 +166,17 @@ def _check_distinct(files: list[Path]) -> None:
         seen.add(file.resolve())
 
 
-def _split_rows(rows: dict[str, int], split: str) -> dict[str, int]:
-    """Rows of each split that the dataset will have, in order; `rows` counts those of the files given for each."""
+def _split_rows(counted: dict[str, list[int]], split: str) -> dict[str, int]:
+    """Rows of each split that the dataset will have, in order; `counted` has the rows of each file given for each."""
+    rows = {name: sum(counts) for name, counts in counted.items()}
     if split == "none":
         sizes = {name: count for name, count in rows.items() if count}
     elif split == "kaggle":
         each = rows["train"] // _KAGGLE_CHUNKS  # rows that do not divide evenly go to the first chunks
         sizes = {"train": rows["train"] - each, "valid": each - each // 2, "test": each // 2}
+    elif split == "day":
+        last = counted["train"][-1]
+        sizes = {"train": rows["train"] - last, "valid": last - last // 2, "test": last // 2}
     else:
         shares = _fractions(split)
         ends = [int(rows["train"] * sum(shares[:count])) for count in range(len(SPLITS) + 1)]
@@ -184,8 +196,8 @@ def _fractions(split: str) -> list[Fraction]:
         shares = []
     if len(shares) != len(SPLITS) or min(shares) < 0 or sum(shares) != 1:
         raise UserError(
-            f"split: {split!r}; allowed: none, kaggle, or three fractions for train, valid and test with the sum 1; "
-            "write for example 0.8,0.1,0.1"
+            f"split: {split!r}; allowed: none, kaggle, day, or three fractions for train, valid and test with the "
+            "sum 1; write for example 0.8,0.1,0.1"
         )
     return shares
 

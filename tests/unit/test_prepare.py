@@ -201,6 +201,17 @@ def test_split_sizes_in_file_order(tmp_path, rows, split, sizes):
     assert numbers == list(range(rows))
 
 
+def test_the_last_day_is_halved_and_days_come_by_number(tmp_path):
+    rows = random_rows(35)
+    (tmp_path / "days").mkdir()
+    for day, (start, stop) in {2: (0, 10), 10: (20, 35), 9: (10, 20)}.items():
+        write(tmp_path / "days" / f"day_{day}", rows[start:stop])
+    info = prepare([tmp_path / "days"], tmp_path / "out", options(split="day"))
+    assert {name: part.rows for name, part in info.splits.items()} == {"train": 20, "valid": 8, "test": 7}
+    numbers = [number for name in info.splits for number in by_number(read(tmp_path / "out", name))]
+    assert numbers == list(range(35))
+
+
 def test_folders_are_read_by_name_without_hidden_files_and_subfolders(tmp_path):
     folder = tmp_path / "logs"
     (folder / "sub").mkdir(parents=True)
@@ -300,7 +311,7 @@ def test_sources_that_change_meanwhile_are_an_error(tmp_path, monkeypatch, count
     [
         ({"split": "kaggle", "valid": (Path("log"),)}, "split: 'kaggle' cuts the sources, but files"),
         ({"split": "0.5,0.25,0.25", "test": (Path("log"),)}, "split: '0.5,0.25,0.25' cuts the sources, but files"),
-        ({"split": "0.5,0.5"}, "split: '0.5,0.5'; allowed: none, kaggle, or three fractions"),
+        ({"split": "0.5,0.5"}, "split: '0.5,0.5'; allowed: none, kaggle, day, or three fractions"),
         ({"split": "0.5,0.5,0.1"}, "split: '0.5,0.5,0.1'; allowed: "),
         ({"split": "1.5,-0.5,0"}, "split: '1.5,-0.5,0'; allowed: "),
         ({"split": "half"}, "split: 'half'; allowed: "),
@@ -318,7 +329,7 @@ def test_sources_that_change_meanwhile_are_an_error(tmp_path, monkeypatch, count
         ({"seed": -1}, "seed: -1 is impossible; allowed: 0 to"),
         ({"format": "csv"}, "format: 'csv' is unknown; allowed: kaggle, slot"),
         ({"ids": "raw"}, "ids: 'raw' is unknown; allowed: hash, vocabulary"),
-        ({"dense": "log"}, "dense: 'log' is unknown; allowed: log1p, none"),
+        ({"dense": "log"}, "dense: 'log' is unknown; allowed: log1p, log3, minmax, none"),
     ],
 )
 def test_bad_options_and_sources_are_refused_before_any_work(tmp_path, monkeypatch, changes, message):

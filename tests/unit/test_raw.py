@@ -57,6 +57,33 @@ def test_kaggle_rows_are_what_plain_python_reads(rows, dense, end, last_end):
     np.testing.assert_allclose(columns[1:14], numbers[1:], rtol=1.2e-7)
 
 
+def test_every_byte_of_a_category_is_judged():
+    for position in range(8):
+        for byte in set(range(256)) - set(b"\t\r\n"):
+            text = b"0" * position + bytes([byte]) + b"0" * (7 - position)
+            block = Block("log", 1, line().encode().replace(b"deadbeef", text))
+            if chr(byte) in "0123456789abcdefABCDEF":
+                assert parse(block, "kaggle", "none")["C26"].to_pylist() == [int(text, 16)]
+            else:
+                with pytest.raises(UserError, match=re.escape("column C1 (15th)")):
+                    parse(block, "kaggle", "none")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("dense", "first", "second"),
+    [
+        ("log3", [math.log(3), 0.0, 0.0, math.log(8)], [math.log(3), 0.0, 0.0, math.log(8)]),
+        ("minmax", [0.0, -3 / 20, -2 / 20, 5 / 20], [0.0, 0.0, 1 / 603, 8 / 603]),
+    ],
+)
+def test_transforms_of_other_recipes(dense, first, second, end):
+    rows = [line(dense=(text,) * 13) for text in ("", "-3", "-2", "5")]
+    table = parse(Block("log", 1, end.join(rows).encode()), "kaggle", dense)
+    for name, expected in (("I1", first), ("I2", second)):
+        np.testing.assert_allclose(table[name].to_numpy(), expected, rtol=1e-6)
+
+
 def test_dense_transform(tmp_path):
     dense = ("-3", "", "0", "1", "99", "-1", "2", *["7"] * 6)
     row = parsed(tmp_path, line(dense=dense)).to_pylist()[0]
