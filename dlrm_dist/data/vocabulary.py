@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -30,8 +31,8 @@ def hash_encoder(rows: int) -> Encoder:
     """The map of raw values uint32 [n] to ids [n]: value modulo `rows`, in 64 bits; `MISSING` for a missing value."""
 
     def encode(values: pa.UInt32Array) -> pa.Array:
-        numbers = pc.fill_null(values.cast(pa.uint64()), MISSING).to_numpy()
-        return pa.array(numbers % np.uint64(rows)).cast(id_type(rows))
+        numbers = pl.Series(values, dtype=pl.UInt32).cast(pl.UInt64).fill_null(MISSING)
+        return (numbers % rows).to_arrow().cast(id_type(rows))
 
     return encode
 
@@ -92,6 +93,8 @@ class Coding:
 
     rows: dict[str, int]
     encoders: dict[str, Encoder]
+    searches: bool = False
+    """Whether an encoder's call costs time for all values that it knows."""
 
     def encode(self, table: pa.Table, order: npt.NDArray[np.int64] | None, pool: Executor) -> pa.Table:
         """The table with ids for raw values, its rows taken in `order` (int64 [rows]; None: as they are)."""
@@ -118,7 +121,7 @@ class Counting:
     def finish(self, min_count: int, folder: Path) -> Coding:
         """Make the vocabularies, and write each as `folder`/COLUMN.parquet."""
         folder.mkdir()
-        coding = Coding({}, {})
+        coding = Coding({}, {}, searches=True)
         for name in list(self._counts):
             vocabulary = Vocabulary(self._counts.pop(name).table(), min_count)
             vocabulary.write(folder / f"{name}.parquet")
