@@ -100,6 +100,9 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         "--min-count", type=int, default=2, help="vocabulary: rarer values share one id (default %(default)s)"
     )
     parser.add_argument(
+        "--vocabulary", type=Path, help="a prepared dataset, or its vocabulary folder: give the rows its ids"
+    )
+    parser.add_argument(
         "--dense",
         choices=("log1p", "log3", "minmax", "none"),
         default="log1p",
@@ -127,6 +130,7 @@ def _prepare(options: argparse.Namespace) -> int:
             ids=options.ids,
             hash_rows=options.hash_rows,
             min_count=options.min_count,
+            vocabulary=options.vocabulary,
             dense=options.dense,
             bins=options.bins,
             shuffle=not options.no_shuffle,

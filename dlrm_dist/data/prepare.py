@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dlrm_dist.data import raw
 from dlrm_dist.data.schema import GROUP_ROWS, LANES, Category, DatasetInfo, Split
-from dlrm_dist.data.vocabulary import MISSING, Coding, Counting, hash_encoder
+from dlrm_dist.data.vocabulary import MISSING, Coding, Counting, hash_encoder, read_coding
 from dlrm_dist.data.writer import Layout, Ordered, Spool, columns_schema, rebatched, write_split
 from dlrm_dist.errors import UserError
 
@@ -40,6 +40,7 @@ class PrepareOptions:
     `split` is "none" (all sources are training rows; `valid` and `test` name the others' files), "kaggle" (7 equal
     chunks in file order: 6 train, the last halved into valid and test), "day" (MLPerf's: the last file is halved into
     valid and test), or three fractions "0.8,0.1,0.1" in file order.
+    `vocabulary` is a dataset, or its folder of vocabularies, whose ids the rows get instead of new ones.
     `ids`, `hash_rows`, `min_count`, `dense` and `bins` (each integer is also a category) are about format kaggle:
     format slot keeps its ids and dense values.
     """
@@ -51,6 +52,7 @@ class PrepareOptions:
     ids: Literal["hash", "vocabulary"] = "vocabulary"
     hash_rows: int = 1_000_000
     min_count: int = 2
+    vocabulary: Path | None = None
     dense: raw.Dense = "log1p"
     bins: bool = False
     shuffle: bool = True
@@ -129,6 +131,10 @@ def _check_options(options: PrepareOptions) -> None:
     if options.format == "slot" and options.bins:
         raise UserError(
             "bins: format slot holds scaled values, not integers; allowed: with format kaggle; leave it out"
+        )
+    if options.vocabulary and (options.format == "slot" or options.ids == "hash"):
+        raise UserError(
+            "vocabulary: the ids do not come from one; allowed: with format kaggle and ids vocabulary; leave it out"
         )
     if options.split != "none" and (options.valid or options.test):
         raise UserError(
@@ -280,24 +286,30 @@ class _Preparation:
         """The training rows, and the coding of the categories, which a vocabulary takes from these rows."""
         rows, options = self._splits["train"], self._options
         tables = self._rows.take(rows)
-        counting = Counting(self._names) if options.format == "kaggle" and options.ids == "vocabulary" else None
-        if counting is None and not options.shuffle:
-            coding = self._fixed_coding()
-            return _in_order(tables, coding), coding
+        fixed = self._fixed_coding()
+        if fixed and not options.shuffle:
+            return _in_order(tables, fixed), fixed
+        counting = Counting(self._names)
         spool = Spool(self._work / "spool", rows, options.seed if options.shuffle else None)
         with contextlib.closing(spool), _progress({"train": rows}, "read") as bar:
             for table in _counted(tables, bar):
                 spool.add(table)
-                if counting:
+                if not fixed:
                     counting.add(table, pool)
-        coding = counting.finish(options.min_count, self._work / "vocabulary") if counting else self._fixed_coding()
+        coding = fixed or counting.finish(options.min_count, self._work / "vocabulary")
         return spool.read() if options.shuffle else _in_order((table for table, _ in spool.read()), coding), coding
 
-    def _fixed_coding(self) -> Coding:
-        if self._options.format == "slot":
+    def _fixed_coding(self) -> Coding | None:
+        """The coding, where it does not depend on the rows."""
+        options = self._options
+        if options.format == "slot":
             return Coding(dict.fromkeys(raw.CATEGORIES, raw.SLOT_ROWS), {})
-        encoders = dict.fromkeys(self._names, hash_encoder(self._options.hash_rows))
-        return Coding(dict.fromkeys(self._names, self._options.hash_rows), encoders)
+        if options.vocabulary:
+            return read_coding(options.vocabulary, self._names, self._work / "vocabulary")
+        if options.ids == "hash":
+            encoders = dict.fromkeys(self._names, hash_encoder(options.hash_rows))
+            return Coding(dict.fromkeys(self._names, options.hash_rows), encoders)
+        return None
 
 
 def _in_order(tables: Iterable[pa.Table], coding: Coding) -> Iterator[Ordered]:
@@ -321,6 +333,8 @@ def _transform(sources: dict[str, list[Path]], options: PrepareOptions) -> dict[
         result |= {"dense": "none", "ids": "slot", "shared_id_space": True, "missing_id": 0}
     elif options.ids == "hash":
         result |= {"dense": options.dense, "ids": "hash", "hash_rows": options.hash_rows, "missing_value": MISSING}
+    elif options.vocabulary:
+        result |= {"dense": options.dense, "ids": "vocabulary", "vocabulary": str(options.vocabulary)}
     else:
         result |= {"dense": options.dense, "ids": "vocabulary", "min_count": options.min_count}
     if options.format == "kaggle":

@@ -15,9 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dlrm_dist.errors import UserError
+
 MISSING = 1 << 32
 """What a missing value counts as before the hash: the first number that 8 hexadecimal digits cannot write."""
 Encoder = Callable[[pa.Array], pa.Array]
+_COUNTS = pa.schema([("value", pa.uint32()), ("count", pa.int64())])
 _COMPACT_ROWS = 1 << 20
 _NO_DIGITS = 256
 
@@ -92,8 +95,7 @@ class ValueCounts:
     """How often each value of one column was seen; memory grows with the distinct values, not with the rows."""
 
     def __init__(self) -> None:
-        schema = pa.schema([("value", pa.uint32()), ("count", pa.int64())])
-        self._counts = schema.empty_table()
+        self._counts = _COUNTS.empty_table()
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
 
@@ -121,17 +123,40 @@ class Vocabulary:
     They are numbered by falling count, equal counts by rising value, a missing value before all others.
     """
 
-    def __init__(self, counts: pa.Table, min_count: int) -> None:
+    def __init__(self, table: pa.Table) -> None:
+        """Take the kept values (uint32, null for a missing one) and their counts in the order of their ids."""
+        self.table, self.rows = table, 1 + table.num_rows
+        self._values = table["value"].combine_chunks()
+
+    @staticmethod
+    def of(counts: pa.Table, min_count: int) -> "Vocabulary":
+        """The vocabulary of the values that were seen `min_count` times or more."""
         kept = counts.filter(pc.field("count") >= min_count)
         order = pc.sort_indices(kept, [("count", "descending", "at_end"), ("value", "ascending", "at_start")])
-        self.table = kept.take(order).combine_chunks()
-        self.rows = 1 + self.table.num_rows
-        self._values = self.table["value"].combine_chunks()
+        return Vocabulary(kept.take(order).combine_chunks())
 
     def encode(self, values: pa.Array) -> pa.Array:
         """Raw values uint32 [n] as ids int32 [n]; each call costs time for the vocabulary, so give it many values."""
         index = pc.index_in(values, value_set=self._values)
         return pc.fill_null(pc.add(index, pa.scalar(1, pa.int32())), 0)
+
+    @staticmethod
+    def read(path: Path) -> "Vocabulary":
+        """Read what `write` wrote, ids as they were.
+
+        Raises:
+            UserError: the file is missing, or it is no vocabulary.
+        """
+        try:
+            table = pq.read_table(path).cast(_COUNTS)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such vocabulary; allowed: a folder with one for each category") from None
+        except (OSError, ValueError) as error:  # pyarrow's own errors derive from these two
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: cannot be read as a vocabulary: {reason}; prepare its dataset again") from None
+        if pc.count_distinct(table["value"], mode="all").as_py() != table.num_rows:
+            raise UserError(f"{path}: holds a value twice; allowed: each once; prepare its dataset again")
+        return Vocabulary(table)
 
     def write(self, path: Path) -> None:
         """Write the kept values and their counts as Parquet: row i has id i + 1."""
@@ -171,10 +196,25 @@ class Counting:
 
     def finish(self, min_count: int, folder: Path) -> Coding:
         """Make the vocabularies, and write each as `folder`/COLUMN.parquet."""
-        folder.mkdir()
-        coding = Coding({}, {}, searches=True)
-        for name in list(self._counts):
-            vocabulary = Vocabulary(self._counts.pop(name).table(), min_count)
-            vocabulary.write(folder / f"{name}.parquet")
-            coding.rows[name], coding.encoders[name] = vocabulary.rows, vocabulary.encode
-        return coding
+        return coding_of(
+            {name: Vocabulary.of(self._counts.pop(name).table(), min_count) for name in list(self._counts)}, folder
+        )
+
+
+def read_coding(given: Path, names: Iterable[str], folder: Path) -> Coding:
+    """The coding by the vocabularies of another dataset (its folder, or the one within), which go into `folder` too.
+
+    Raises:
+        UserError: one is missing or cannot be read.
+    """
+    source = given / "vocabulary" if (given / "vocabulary").is_dir() else given
+    return coding_of({name: Vocabulary.read(source / f"{name}.parquet") for name in names}, folder)
+
+
+def coding_of(vocabularies: dict[str, Vocabulary], folder: Path) -> Coding:
+    """The coding by column, after writing each vocabulary as `folder`/COLUMN.parquet."""
+    folder.mkdir()
+    for name, vocabulary in vocabularies.items():
+        vocabulary.write(folder / f"{name}.parquet")
+    rows = {name: vocabulary.rows for name, vocabulary in vocabularies.items()}
+    return Coding(rows, {name: vocabulary.encode for name, vocabulary in vocabularies.items()}, searches=True)

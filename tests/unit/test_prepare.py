@@ -145,6 +145,43 @@ def vocabulary_values(folder, name):
     return set(pq.read_table(folder / "vocabulary" / f"{name}.parquet")["value"].to_pylist())
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_new_rows_get_the_ids_of_a_vocabulary(tmp_path, shuffle, inside):
+    old, new = random_rows(60), random_rows(40, seed=1)
+    write(tmp_path / "old.tsv", old)
+    write(tmp_path / "new.tsv", new)
+    first = prepare([tmp_path / "old.tsv"], tmp_path / "old", options(min_count=3))
+    given = tmp_path / "old" / "vocabulary" if inside else tmp_path / "old"
+    info = prepare([tmp_path / "new.tsv"], tmp_path / "new", options(vocabulary=given, shuffle=shuffle))
+    assert info.categories == first.categories and info.transform["vocabulary"] == str(given)
+    ids = [column[60:] for _, column in expected_ids(old + new, old, 3)]
+    check_values(new, read(tmp_path / "new", "train"), ids)
+    for name in NAMES[14:]:
+        assert vocabulary_values(tmp_path / "new", name) == vocabulary_values(tmp_path / "old", name)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda file: file.unlink(), "C5.parquet: no such vocabulary"),
+        (lambda file: file.write_text("no Parquet"), "C5.parquet: cannot be read as a vocabulary"),
+        (lambda file: pq.write_table(pa.table({"id": [1]}), file), "C5.parquet: cannot be read as a vocabulary"),
+        (
+            lambda file: pq.write_table(pa.table({"value": pa.array([1, 1], pa.uint32()), "count": [2, 2]}), file),
+            "C5.parquet: holds a value twice",
+        ),
+    ],
+)
+def test_a_bad_vocabulary_is_named(tmp_path, harm, message):
+    write(tmp_path / "log", random_rows(20))
+    prepare([tmp_path / "log"], tmp_path / "old", options())
+    harm(tmp_path / "old" / "vocabulary" / "C5.parquet")
+    with pytest.raises(UserError, match=re.escape(message)):
+        prepare([tmp_path / "log"], tmp_path / "new", options(vocabulary=tmp_path / "old"))
+    assert {path.name for path in tmp_path.iterdir()} == {"log", "old"}
+
+
 @pytest.mark.parametrize("ids", ["hash", "vocabulary"])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_the_result_depends_on_neither_blocks_threads_nor_gz(tmp_path, monkeypatch, ids, shuffle):

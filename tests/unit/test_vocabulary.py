@@ -63,7 +63,7 @@ def test_vocabulary_follows_the_obvious_definition(blocks, min_count, compact_ro
         for block in blocks:
             counts.add(pa.array(block, pa.uint32()))
     seen = Counter(value for block in blocks for value in block)
-    made = Vocabulary(counts.table(), min_count)
+    made = Vocabulary.of(counts.table(), min_count)
     kept = [value for value, count in seen.items() if count >= min_count]
     kept.sort(key=lambda value: (-seen[value], -1 if value is None else value))
     assert made.table.to_pydict() == {"value": kept, "count": [seen[value] for value in kept]}
