@@ -111,6 +111,12 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bins", action="store_true", help="also give each integer as a category: floor(ln(x)^2) above 2, else itself"
     )
+    parser.add_argument(
+        "--on-bad-row",
+        choices=("error", "skip", "null"),
+        default="error",
+        help="a bad row ends the work, is left out, or its bad fields count as missing (default %(default)s)",
+    )
     parser.add_argument("--no-shuffle", action="store_true", help="keep the training rows in file order")
     parser.add_argument("--seed", type=int, default=0, help="seed of the shuffle (default %(default)s)")
     parser.set_defaults(run=_prepare)
@@ -133,12 +139,15 @@ def _prepare(options: argparse.Namespace) -> int:
             vocabulary=options.vocabulary,
             dense=options.dense,
             bins=options.bins,
+            on_bad_row=options.on_bad_row,
             shuffle=not options.no_shuffle,
             seed=options.seed,
         ),
     )
     for name, split in info.splits.items():
         print(f"{options.out}: {name} {split.rows:,} rows, {split.clicks / max(1, split.rows):.1%} clicks")
+    if info.bad_rows:
+        print(f"{options.out}: bad: " + ", ".join(f"{name} {count:,}" for name, count in info.bad_rows.items()))
     print(
         f"{options.out}: {sum(category.rows for category in info.categories):,} ids in {len(info.categories)} columns"
     )

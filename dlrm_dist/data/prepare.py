@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +41,8 @@ class PrepareOptions:
     chunks in file order: 6 train, the last halved into valid and test), "day" (MLPerf's: the last file is halved into
     valid and test), or three fractions "0.8,0.1,0.1" in file order.
     `vocabulary` is a dataset, or its folder of vocabularies, whose ids the rows get instead of new ones.
+    `on_bad_row`: "error", or "skip" (left out), or "null" (bad fields become missing values; rows with a bad label or
+    number of columns are left out); splits are cut by lines, whatever is left out.
     `ids`, `hash_rows`, `min_count`, `dense` and `bins` (each integer is also a category) are about format kaggle:
     format slot keeps its ids and dense values.
     """
@@ -55,6 +57,7 @@ class PrepareOptions:
     vocabulary: Path | None = None
     dense: raw.Dense = "log1p"
     bins: bool = False
+    on_bad_row: raw.OnBadRow = "error"
     shuffle: bool = True
     seed: int = 0
     lanes: int = LANES
@@ -125,6 +128,7 @@ def _check_options(options: PrepareOptions) -> None:
         if not least <= getattr(options, name) < _MOST:
             raise UserError(f"{name}: {getattr(options, name)} is impossible; allowed: {least} to {_MOST - 1}")
     allowed = {"format": ("kaggle", "slot"), "ids": ("hash", "vocabulary"), "dense": get_args(raw.Dense)}
+    allowed["on_bad_row"] = get_args(raw.OnBadRow) if options.format != "slot" else ("error", "skip")
     for name, values in allowed.items():
         if getattr(options, name) not in values:
             raise UserError(f"{name}: {getattr(options, name)!r} is unknown; allowed: {', '.join(values)}; choose one")
@@ -215,38 +219,38 @@ class _Rows:
 
     def __init__(self, files: Sequence[Path], options: PrepareOptions, pool: ThreadPoolExecutor) -> None:
         self._pool, self._options = pool, options
-        self._tables = self._parsed(files)
-        self._rest: pa.Table | None = None
+        self._pieces = self._parsed(files)
+        self._rest: raw.Parsed | None = None
+        self.faults: Counter[str] = Counter()
         self._changed = UserError(
             "the sources changed while they were read: they hold other numbers of rows than were counted; allowed: "
             "files that nothing writes to; prepare again"
         )
 
-    def _parsed(self, files: Sequence[Path]) -> Iterator[pa.Table]:
-        ahead: deque[Future[pa.Table]] = deque()
+    def _parsed(self, files: Sequence[Path]) -> Iterator[raw.Parsed]:
+        how = self._options
+        ahead: deque[Future[raw.Parsed]] = deque()
         for block in (block for file in files for block in raw.read_blocks(file)):
-            ahead.append(
-                self._pool.submit(raw.parse, block, self._options.format, self._options.dense, self._options.bins)
-            )
+            ahead.append(self._pool.submit(raw.parse_or_mend, block, how.format, how.dense, how.bins, how.on_bad_row))
             if len(ahead) > 2 * THREADS:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
 
-    def take(self, rows: int) -> Iterator[pa.Table]:
-        """Tables with the next `rows` rows altogether."""
-        while rows:
-            table = next(self._tables, None) if self._rest is None else self._rest
-            if table is None:
+    def take(self, lines: int) -> Iterator[pa.Table]:
+        """Tables with the rows of the next `lines` lines altogether."""
+        while lines:
+            piece = next(self._pieces, None) if self._rest is None else self._rest
+            if piece is None:
                 raise self._changed
-            self._rest = table.slice(rows) if table.num_rows > rows else None
-            table = table.slice(0, rows)
-            rows -= table.num_rows
-            yield table
+            self.faults.update(piece.faults)
+            piece, self._rest = piece.cut(lines)
+            lines -= piece.lines
+            yield piece.table
 
     def check_end(self) -> None:
-        """Raise unless all rows were taken."""
-        if self._rest is not None or next(self._tables, None) is not None:
+        """Raise unless all lines were taken."""
+        if self._rest is not None or next(self._pieces, None) is not None:
             raise self._changed
 
 
@@ -270,6 +274,9 @@ class _Preparation:
                 tables = _counted((coding.encode(table, order, pool) for table, order in ordered), bar)
                 splits[name] = write_split(tables, self._work / name, schema, layout, pool)
         self._rows.check_end()
+        empty = next((name for name, split in splits.items() if not split.rows), None)
+        if empty:
+            raise UserError(f"split {empty}: all its rows are bad; allowed: at least one good row; mend the sources")
         info = DatasetInfo(
             dense=raw.DENSE,
             categories=categories,
@@ -278,6 +285,7 @@ class _Preparation:
             splits=splits,
             transform=recorded.transform,
             best_auc=recorded.best_auc,
+            bad_rows=dict(sorted(self._rows.faults.items())),
         )
         info.write(self._work)
         return info
@@ -339,5 +347,7 @@ def _transform(sources: dict[str, list[Path]], options: PrepareOptions) -> dict[
         result |= {"dense": options.dense, "ids": "vocabulary", "min_count": options.min_count}
     if options.format == "kaggle":
         result["bins"] = options.bins
+    if options.on_bad_row != "error":
+        result["on_bad_row"] = options.on_bad_row
     result |= {"split": options.split, "shuffle_seed": options.seed if options.shuffle else None}
     return result | {"sources": {name: [str(file) for file in files] for name, files in sources.items() if files}}

@@ -21,6 +21,8 @@ from dlrm_dist.data.vocabulary import hexadecimal
 from dlrm_dist.errors import UserError
 
 Format = Literal["kaggle", "slot"]
+OnBadRow = Literal["error", "skip", "null"]
+"""What becomes of a bad row: it ends the work, it is left out, or its bad fields become missing values."""
 Dense = Literal["log1p", "log3", "minmax", "none"]
 DENSE = tuple(f"I{i}" for i in range(1, 14))
 CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
@@ -109,6 +111,73 @@ def read_blocks(path: Path) -> Iterator[Block]:
             )
     if rest:
         yield Block(path, line, rest)
+
+
+class Parsed(NamedTuple):
+    """Rows of a piece of a file, of which bad ones may have been left out.
+
+    Attributes:
+        table: what `parse` gives.
+        lines: lines of the piece.
+        kept: int64 [rows], the lines (from 0) that the rows come from; None: each line is a row.
+        faults: what was wrong with bad rows: the column's name, or "columns" (their number), or "row" (format slot).
+    """
+
+    table: pa.Table
+    lines: int
+    kept: npt.NDArray[np.int64] | None
+    faults: Counter[str]
+
+    def cut(self, lines: int) -> "tuple[Parsed, Parsed | None]":
+        """The rows of the first `lines` lines, and the others if there are more lines; without the faults."""
+        if lines >= self.lines:
+            return self, None
+        rows = lines if self.kept is None else int(np.searchsorted(self.kept, lines))
+        kept = (None, None) if self.kept is None else (self.kept[:rows], self.kept[rows:] - lines)
+        first = Parsed(self.table.slice(0, rows), lines, kept[0], Counter())
+        return first, Parsed(self.table.slice(rows), self.lines - lines, kept[1], Counter())
+
+
+def parse_or_mend(block: Block, form: Format, dense: Dense, bins: bool, on_bad_row: OnBadRow) -> Parsed:
+    """A block's rows as columns, after doing with bad ones as `on_bad_row` says; see `parse`.
+
+    Raises:
+        UserError: a bad row, with `on_bad_row` "error".
+    """
+    try:
+        table = parse(block, form, dense, bins)
+        return Parsed(table, table.num_rows, None, Counter())
+    except UserError:
+        if on_bad_row == "error":
+            raise
+    lines = [line.removesuffix(b"\r") for line in block.text.removesuffix(b"\n").split(b"\n")]
+    faults: Counter[str] = Counter()
+    mended = [(position, _mended(line, form, on_bad_row, faults)) for position, line in enumerate(lines)]
+    good = [(position, line) for position, line in mended if line is not None]
+    text = b"".join(line + b"\n" for _, line in good) or _ANY_ROW[form]
+    table = parse(Block(block.path, block.first_line, text), form, dense, bins).slice(0, len(good))
+    return Parsed(table, len(lines), np.array([position for position, _ in good], np.int64), faults)
+
+
+_ANY_ROW = {"kaggle": b"0" + b"\t" * 39 + b"\n", "slot": b"click:0" + b" dense_feature:0" * 13 + b"\n"}
+
+
+def _mended(line: bytes, form: Format, on_bad_row: OnBadRow, faults: Counter[str]) -> bytes | None:
+    """The line without its faults, which are counted; None if it must be left out."""
+    if form == "slot":
+        bad = _slot_fault(line) is not None
+        faults["row"] += bad
+        return None if bad else line
+    fields = line.split(b"\t")
+    if len(fields) != len(_KAGGLE_FIELDS):
+        faults["columns"] += 1
+        return None
+    pairs = zip(fields, _KAGGLE_FIELDS, strict=True)
+    wrong = [i for i, (field, (_, pattern, _, _)) in enumerate(pairs) if not pattern.fullmatch(field)]
+    faults.update(_KAGGLE_FIELDS[i][0] for i in wrong)
+    if wrong and (on_bad_row == "skip" or wrong[0] == 0):  # the label has no missing value
+        return None
+    return b"\t".join(b"" if i in wrong else field for i, field in enumerate(fields))
 
 
 def parse(block: Block, form: Format, dense: Dense, bins: bool = False) -> pa.Table:

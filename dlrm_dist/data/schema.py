@@ -57,7 +57,8 @@ class DatasetInfo(BaseModel):
 
     `weight` names the float32 column of the rows' weights in loss and metrics (above 0), where there is one.
     `transform` records how raw values became columns (format, dense transform, id mapping, sources); `best_auc` is the
-    best reachable AUC by split where the clicks were planted, else empty.
+    best reachable AUC by split where the clicks were planted, else empty. `bad_rows` counts what was wrong with
+    rows that were left out or mended.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +71,7 @@ class DatasetInfo(BaseModel):
     weight: str | None = None
     transform: dict[str, Any]
     best_auc: dict[str, float] = {}
+    bad_rows: dict[str, int] = {}
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

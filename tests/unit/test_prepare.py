@@ -145,6 +145,61 @@ def vocabulary_values(folder, name):
     return set(pq.read_table(folder / "vocabulary" / f"{name}.parquet")["value"].to_pylist())
 
 
+def spoiled(rows):
+    """The rows with faults in some, and for skip and for null: the rows left, by number."""
+    texts, left = [], {"skip": {}, "null": {}}
+    for number, row in enumerate(rows):
+        bad = list(row)
+        if number % 7 == 1:
+            bad[0] = "2"
+        elif number % 7 == 3:
+            bad[2], bad[20] = "1.5", "xyz"
+            left["null"][number] = ["" if i in (2, 20) else field for i, field in enumerate(row)]
+        elif number % 7 == 5:
+            bad.pop()
+        else:
+            left["skip"][number] = left["null"][number] = row
+        texts.append(bad)
+    return texts, left
+
+
+@pytest.mark.parametrize("size", [300, 8 << 20])
+@pytest.mark.parametrize("ids", ["hash", "vocabulary"])
+@pytest.mark.parametrize("on_bad_row", ["skip", "null"])
+def test_bad_rows_are_left_out_or_mended_and_counted(tmp_path, monkeypatch, on_bad_row, ids, size):
+    monkeypatch.setattr(raw, "BLOCK_BYTES", size)
+    bad, left = spoiled(random_rows(70))
+    write(tmp_path / "log", bad)
+    how = options(on_bad_row=on_bad_row, split="kaggle", ids=ids, hash_rows=100, min_count=1)
+    info = prepare([tmp_path / "log"], tmp_path / "out", how)
+    assert info.bad_rows == {"label": 10, "I2": 10, "C7": 10, "columns": 10}
+    assert read_info(tmp_path / "out") == info and info.transform["on_bad_row"] == on_bad_row
+    good = left[on_bad_row]
+    for split, numbers in (("train", range(60)), ("valid", range(60, 65)), ("test", range(65, 70))):
+        expected = [good[number] for number in numbers if number in good]
+        if ids == "hash":
+            coded = [(100, [(int(r[c], 16) if r[c] else 2**32) % 100 for r in expected]) for c in range(14, 40)]
+        else:
+            coded = expected_ids(expected, [good[number] for number in good if number < 60], 1)
+        check_values(expected, read(tmp_path / "out", split), [column for _, column in coded])
+
+
+def test_a_split_of_bad_rows_only_is_an_error(tmp_path):
+    rows = random_rows(14)
+    rows[13][0] = "x"
+    write(tmp_path / "log", rows)
+    with pytest.raises(UserError, match="split test: all its rows are bad"):
+        prepare([tmp_path / "log"], tmp_path / "out", options(on_bad_row="skip", split="kaggle"))
+    assert {path.name for path in tmp_path.iterdir()} == {"log"}
+
+
+def test_bad_slot_rows_are_left_out(tmp_path):
+    row = "click:1" + " dense_feature:0.5" * 13 + " 1:7\n"
+    (tmp_path / "log").write_text(row + "click:2\n" + row.replace("1:7", "27:7") + row)
+    info = prepare([tmp_path / "log"], tmp_path / "out", options(format="slot", on_bad_row="skip"))
+    assert (info.splits["train"].rows, info.bad_rows) == (2, {"row": 2})
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("inside", [False, True])
 def test_new_rows_get_the_ids_of_a_vocabulary(tmp_path, shuffle, inside):
