@@ -12,7 +12,6 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -21,16 +20,15 @@ from tqdm import tqdm
 
 from dlrm_dist.data import raw
 from dlrm_dist.data.schema import GROUP_ROWS, LANES, Category, DatasetInfo, Split
+from dlrm_dist.data.splits import RANDOM, SPLITS, Drawing, split_lines
 from dlrm_dist.data.vocabulary import MISSING, Coding, Counting, hash_encoder, read_coding
 from dlrm_dist.data.writer import Layout, Ordered, Spool, columns_schema, rebatched, write_split
 from dlrm_dist.errors import UserError
 
-SPLITS = ("train", "valid", "test")
 THREADS = min(16, os.cpu_count() or 1)
 ENCODE_ROWS, SEARCH_ROWS = 1 << 17, 1 << 20
 """Rows coded at a time, and rows searched in a vocabulary at a time, as each search starts with a table of all of it.
 Hashing 131,072 rows at a time prepared 412,000 rows/s where 1,048,576 came to 349,000 (two cores)."""
-_KAGGLE_CHUNKS = 7
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ class PrepareOptions:
 
     `split` is "none" (all sources are training rows; `valid` and `test` name the others' files), "kaggle" (7 equal
     chunks in file order: 6 train, the last halved into valid and test), "day" (MLPerf's: the last file is halved into
-    valid and test), or three fractions "0.8,0.1,0.1" in file order.
+    valid and test), "bars_x1" or "bars_x4" (drawn at random by `seed`, 7:2:1 or 8:1:1), or three fractions
+    "0.8,0.1,0.1" in file order.
     `vocabulary` is a dataset, or its folder of vocabularies, whose ids the rows get instead of new ones.
     `on_bad_row`: "error", or "skip" (left out), or "null" (bad fields become missing values; rows with a bad label or
     number of columns are left out); splits are cut by lines, whatever is left out.
@@ -84,7 +83,7 @@ def prepare(
     given = {"train": _files(sources), "valid": _files(options.valid), "test": _files(options.test)}
     _check_distinct([file for files in given.values() for file in files])
     counted = {name: [raw.count_rows(file) for file in files] for name, files in given.items()}
-    splits = _split_rows(counted, options.split)
+    splits = split_lines(counted, options.split, options.seed)
     recorded = _Recorded(_transform(given, options), best_auc or {})
     work = out.parent / f".{out.name}.tmp-{os.getpid()}"
     try:
@@ -178,42 +177,6 @@ def _check_distinct(files: list[Path]) -> None:
         seen.add(file.resolve())
 
 
-def _split_rows(counted: dict[str, list[int]], split: str) -> dict[str, int]:
-    """Rows of each split that the dataset will have, in order; `counted` has the rows of each file given for each."""
-    rows = {name: sum(counts) for name, counts in counted.items()}
-    if split == "none":
-        sizes = {name: count for name, count in rows.items() if count}
-    elif split == "kaggle":
-        each = rows["train"] // _KAGGLE_CHUNKS  # rows that do not divide evenly go to the first chunks
-        sizes = {"train": rows["train"] - each, "valid": each - each // 2, "test": each // 2}
-    elif split == "day":
-        last = counted["train"][-1]
-        sizes = {"train": rows["train"] - last, "valid": last - last // 2, "test": last // 2}
-    else:
-        shares = _fractions(split)
-        ends = [int(rows["train"] * sum(shares[:count])) for count in range(len(SPLITS) + 1)]
-        sizes = {name: ends[i + 1] - ends[i] for i, name in enumerate(SPLITS) if shares[i]}
-    for name in ("train", *sizes):
-        if not sizes.get(name):
-            raise UserError(
-                f"split {name}: has no rows, of {sum(rows.values())} in all; allowed: at least one; give more sources"
-            )
-    return sizes
-
-
-def _fractions(split: str) -> list[Fraction]:
-    try:
-        shares = [Fraction(share.strip()) for share in split.split(",")]
-    except (ValueError, ZeroDivisionError):
-        shares = []
-    if len(shares) != len(SPLITS) or min(shares) < 0 or sum(shares) != 1:
-        raise UserError(
-            f"split: {split!r}; allowed: none, kaggle, day, or three fractions for train, valid and test with the "
-            "sum 1; write for example 0.8,0.1,0.1"
-        )
-    return shares
-
-
 class _Rows:
     """The rows of all files in order, parsed ahead by a pool of threads and handed out split by split."""
 
@@ -237,8 +200,8 @@ class _Rows:
         while ahead:
             yield ahead.popleft().result()
 
-    def take(self, lines: int) -> Iterator[pa.Table]:
-        """Tables with the rows of the next `lines` lines altogether."""
+    def take(self, lines: int) -> Iterator[raw.Parsed]:
+        """Pieces with the rows of the next `lines` lines altogether."""
         while lines:
             piece = next(self._pieces, None) if self._rest is None else self._rest
             if piece is None:
@@ -246,7 +209,7 @@ class _Rows:
             self.faults.update(piece.faults)
             piece, self._rest = piece.cut(lines)
             lines -= piece.lines
-            yield piece.table
+            yield piece
 
     def check_end(self) -> None:
         """Raise unless all lines were taken."""
@@ -259,6 +222,7 @@ class _Preparation:
 
     def __init__(self, rows: _Rows, splits: dict[str, int], work: Path, options: PrepareOptions) -> None:
         self._rows, self._splits, self._work, self._options = rows, splits, work, options
+        self._others: dict[str, Spool] = {}
         self._names = raw.CATEGORIES + (raw.BINS if options.bins else ())
 
     def run(self, recorded: _Recorded, pool: ThreadPoolExecutor) -> DatasetInfo:
@@ -269,8 +233,8 @@ class _Preparation:
         layout = Layout(self._options.lanes, self._options.group_rows)
         splits: dict[str, Split] = {}
         with _progress(self._splits, "write") as bar:
-            for name, rows in self._splits.items():
-                ordered = train if name == "train" else _in_order(self._rows.take(rows), coding)
+            for name in self._splits:
+                ordered = train if name == "train" else _in_order(self._take(name), coding)
                 tables = _counted((coding.encode(table, order, pool) for table, order in ordered), bar)
                 splits[name] = write_split(tables, self._work / name, schema, layout, pool)
         self._rows.check_end()
@@ -293,7 +257,7 @@ class _Preparation:
     def _train(self, pool: ThreadPoolExecutor) -> tuple[Iterator[Ordered], Coding]:
         """The training rows, and the coding of the categories, which a vocabulary takes from these rows."""
         rows, options = self._splits["train"], self._options
-        tables = self._rows.take(rows)
+        tables = self._take("train")
         fixed = self._fixed_coding()
         if fixed and not options.shuffle:
             return _in_order(tables, fixed), fixed
@@ -306,6 +270,24 @@ class _Preparation:
                     counting.add(table, pool)
         coding = fixed or counting.finish(options.min_count, self._work / "vocabulary")
         return spool.read() if options.shuffle else _in_order((table for table, _ in spool.read()), coding), coding
+
+    def _take(self, name: str) -> Iterator[pa.Table]:
+        """The rows of a split, before they are shuffled; the splits must be taken in order."""
+        if self._options.split not in RANDOM:
+            return (piece.table for piece in self._rows.take(self._splits[name]))
+        return self._scatter() if name == "train" else (table for table, _ in self._others[name].read())
+
+    def _scatter(self) -> Iterator[pa.Table]:
+        """The training rows of a random split; those of the other splits are spooled on the way."""
+        self._others = {name: Spool(self._work / f"{name}.spool", self._splits[name], None) for name in SPLITS[1:]}
+        drawing = Drawing(self._options.split, self._options.seed)
+        for piece in self._rows.take(sum(self._splits.values())):
+            split = drawing.next(piece.lines) if piece.kept is None else drawing.next(piece.lines)[piece.kept]
+            for place, spool in enumerate(self._others.values(), 1):
+                spool.add(piece.table.filter(pa.array(split == place)))
+            yield piece.table.filter(pa.array(split == 0))
+        for spool in self._others.values():
+            spool.close()
 
     def _fixed_coding(self) -> Coding | None:
         """The coding, where it does not depend on the rows."""

@@ -304,6 +304,43 @@ def test_the_last_day_is_halved_and_days_come_by_number(tmp_path):
     assert numbers == list(range(35))
 
 
+@pytest.mark.parametrize("ids", ["hash", "vocabulary"])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(("split", "shares"), [("bars_x1", (0.7, 0.2, 0.1)), ("bars_x4", (0.8, 0.1, 0.1))])
+def test_random_splits_are_disjoint_complete_and_of_their_shares(tmp_path, monkeypatch, split, shares, shuffle, ids):
+    rows = random_rows(500)
+    for number in range(0, 500, 50):
+        rows[number][2] = "bad"
+    write(tmp_path / "log", rows)
+    left = {number: row for number, row in enumerate(rows) if number % 50}
+    found = []
+    for number, size in enumerate((8 << 20, 5000)):
+        monkeypatch.setattr(raw, "BLOCK_BYTES", size)
+        out = tmp_path / f"out{number}"
+        how = options(split=split, shuffle=shuffle, ids=ids, hash_rows=1000, on_bad_row="skip", seed=3, min_count=1)
+        info = prepare([tmp_path / "log"], out, how)
+        assert {path.name for path in out.iterdir()} <= {"train", "valid", "test", "vocabulary", "dataset.json"}
+        found.append({name: list(by_number(read(out, name))) for name in ("train", "valid", "test")})
+        train = [left[row] for row in found[-1]["train"]]
+        for name, share in zip(found[-1], shares, strict=True):
+            assert info.splits[name].rows == len(found[-1][name]) == pytest.approx(500 * share, abs=45)
+            expected = [left[row] for row in found[-1][name]]
+            if ids == "vocabulary":
+                check_values(expected, read(out, name), [column for _, column in expected_ids(expected, train, 1)])
+    assert found[0] == found[1]
+    assert sorted(row for rows in found[0].values() for row in rows) == sorted(left)
+    assert found[0]["valid"] == sorted(found[0]["valid"])
+
+
+def test_another_seed_draws_other_splits(tmp_path):
+    write(tmp_path / "log", random_rows(300))
+    tests = []
+    for number, seed in enumerate((1, 1, 2)):
+        prepare([tmp_path / "log"], tmp_path / f"out{number}", options(split="bars_x4", seed=seed))
+        tests.append(set(by_number(read(tmp_path / f"out{number}", "test"))))
+    assert tests[0] == tests[1] != tests[2]
+
+
 def test_folders_are_read_by_name_without_hidden_files_and_subfolders(tmp_path):
     folder = tmp_path / "logs"
     (folder / "sub").mkdir(parents=True)
@@ -403,7 +440,7 @@ def test_sources_that_change_meanwhile_are_an_error(tmp_path, monkeypatch, count
     [
         ({"split": "kaggle", "valid": (Path("log"),)}, "split: 'kaggle' cuts the sources, but files"),
         ({"split": "0.5,0.25,0.25", "test": (Path("log"),)}, "split: '0.5,0.25,0.25' cuts the sources, but files"),
-        ({"split": "0.5,0.5"}, "split: '0.5,0.5'; allowed: none, kaggle, day, or three fractions"),
+        ({"split": "0.5,0.5"}, "split: '0.5,0.5'; allowed: none, kaggle, day, bars_x1, bars_x4, or three fractions"),
         ({"split": "0.5,0.5,0.1"}, "split: '0.5,0.5,0.1'; allowed: "),
         ({"split": "1.5,-0.5,0"}, "split: '1.5,-0.5,0'; allowed: "),
         ({"split": "half"}, "split: 'half'; allowed: "),

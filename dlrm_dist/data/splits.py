@@ -1,0 +1,75 @@
+"""Which lines of the sources are training, validation and test rows."""
+
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from dlrm_dist.errors import UserError
+
+SPLITS = ("train", "valid", "test")
+_KAGGLE_CHUNKS = 7
+RANDOM = {"bars_x1": (0.7, 0.2, 0.1), "bars_x4": (0.8, 0.1, 0.1)}
+"""Splits whose lines are drawn at random, with their shares: as BARS's Criteo_x1 and Criteo_x4, with a seed of our own."""
+_DRAW_LINES = 1 << 20
+
+
+def split_lines(counted: dict[str, list[int]], split: str, seed: int) -> dict[str, int]:
+    """Lines of each split that the dataset will have, in order; `counted` has the lines of each file given for each.
+
+    Raises:
+        UserError: `split` is unknown, or a split would be empty.
+    """
+    rows = {name: sum(counts) for name, counts in counted.items()}
+    if split == "none":
+        sizes = {name: count for name, count in rows.items() if count}
+    elif split == "kaggle":
+        each = rows["train"] // _KAGGLE_CHUNKS  # rows that do not divide evenly go to the first chunks
+        sizes = {"train": rows["train"] - each, "valid": each - each // 2, "test": each // 2}
+    elif split == "day":
+        last = counted["train"][-1]
+        sizes = {"train": rows["train"] - last, "valid": last - last // 2, "test": last // 2}
+    elif split in RANDOM:
+        sizes = _drawn_lines(rows["train"], split, seed)
+    else:
+        shares = _fractions(split)
+        ends = [int(rows["train"] * sum(shares[:count])) for count in range(len(SPLITS) + 1)]
+        sizes = {name: ends[i + 1] - ends[i] for i, name in enumerate(SPLITS) if shares[i]}
+    for name in ("train", *sizes):
+        if not sizes.get(name):
+            raise UserError(
+                f"split {name}: has no rows, of {sum(rows.values())} in all; allowed: at least one; give more sources"
+            )
+    return sizes
+
+
+def _fractions(split: str) -> list[Fraction]:
+    try:
+        shares = [Fraction(share.strip()) for share in split.split(",")]
+    except (ValueError, ZeroDivisionError):
+        shares = []
+    if len(shares) != len(SPLITS) or min(shares) < 0 or sum(shares) != 1:
+        raise UserError(
+            f"split: {split!r}; allowed: none, kaggle, day, bars_x1, bars_x4, or three fractions for train, valid "
+            "and test with the sum 1; write for example 0.8,0.1,0.1"
+        )
+    return shares
+
+
+class Drawing:
+    """The split of each line, drawn at random; a function of the seed and the line's number alone."""
+
+    def __init__(self, split: str, seed: int) -> None:
+        self._edges = np.cumsum(RANDOM[split])[:-1]
+        self._random = np.random.default_rng([seed, 2])
+
+    def next(self, lines: int) -> npt.NDArray[np.int64]:
+        """The splits of the next lines by their place in `SPLITS`, int64 [lines]."""
+        return np.searchsorted(self._edges, self._random.random(lines), side="right")
+
+
+def _drawn_lines(lines: int, split: str, seed: int) -> dict[str, int]:
+    drawing, counts = Drawing(split, seed), np.zeros(len(SPLITS), np.int64)
+    for start in range(0, lines, _DRAW_LINES):
+        counts += np.bincount(drawing.next(min(_DRAW_LINES, lines - start)), minlength=len(SPLITS))
+    return dict(zip(SPLITS, counts.tolist(), strict=True))
