@@ -10,7 +10,7 @@ from dlrm_dist.errors import UserError
 SPLITS = ("train", "valid", "test")
 _KAGGLE_CHUNKS = 7
 RANDOM = {"bars_x1": (0.7, 0.2, 0.1), "bars_x4": (0.8, 0.1, 0.1)}
-"""Splits whose lines are drawn at random, with their shares: as BARS's Criteo_x1 and Criteo_x4, with a seed of our own."""
+"""Splits drawn at random, a line at a time, in the proportions of BARS's Criteo_x1 and Criteo_x4."""
 _DRAW_LINES = 1 << 20
 
 
