@@ -1,7 +1,7 @@
 """How fast raw rows become a dataset, and with how much memory: a process of its own for each way.
 
-`python benchmarks/prepare.py [--rows 3000000] [--json]`: planted clicks in Kaggle's format, prepared with hashed ids without
-and with the shuffle, and with a vocabulary. Rates are end to end: from the raw file to the files on the disk (synced).
+`python benchmarks/prepare.py [--rows 3000000] [--json]`: planted clicks in Kaggle's format, with hashed ids and with a
+vocabulary, without and with the shuffle. Rates are end to end: from the raw file to the files on the disk (synced).
 """
 
 import argparse

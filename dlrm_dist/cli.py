@@ -92,8 +92,8 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         "--split",
         default="none",
         help='"none": all sources are training rows; "kaggle": 6/7 train, 1/14 valid, 1/14 test in file order; '
-        '"day": the last file is halved into valid and test; "bars_x1", "bars_x4": at random by --seed, 7:2:1 or 8:1:1; '
-        'or fractions in file order such as "0.8,0.1,0.1" (default %(default)s)',
+        '"day": the last file is halved into valid and test; "bars_x1", "bars_x4": at random by --seed, 7:2:1 or 8:1:1;'
+        ' or fractions in file order such as "0.8,0.1,0.1" (default %(default)s)',
     )
     parser.add_argument("--ids", choices=("vocabulary", "hash"), default="vocabulary", help="default %(default)s")
     parser.add_argument("--hash-rows", type=int, default=1_000_000, help="with --ids hash: rows of each table")

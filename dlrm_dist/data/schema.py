@@ -32,15 +32,11 @@ LARGEST_IDS_KEY = b"dlrm_dist.largest_ids"
 
 
 class Category(BaseModel):
-    """One categorical column: its name and its number of ids (valid ids are 0 to `rows` - 1).
-
-    With `multi_hot` the column holds a list of ids a row, of any length; else one id a row.
-    """
+    """One categorical column: its name and its number of ids (valid ids are 0 to `rows` - 1)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     rows: int = Field(gt=0)
-    multi_hot: bool = False
 
 
 class Split(BaseModel):
@@ -55,7 +51,6 @@ class Split(BaseModel):
 class DatasetInfo(BaseModel):
     """The content of `dataset.json`.
 
-    `weight` names the float32 column of the rows' weights in loss and metrics (above 0), where there is one.
     `transform` records how raw values became columns (format, dense transform, id mapping, sources); `best_auc` is the
     best reachable AUC by split where the clicks were planted, else empty. `bad_rows` counts what was wrong with
     rows that were left out or mended.
@@ -68,7 +63,6 @@ class DatasetInfo(BaseModel):
     lanes: int = Field(gt=0)
     group_rows: int = Field(gt=0)
     splits: dict[str, Split]
-    weight: str | None = None
     transform: dict[str, Any]
     best_auc: dict[str, float] = {}
     bad_rows: dict[str, int] = {}
@@ -76,7 +70,6 @@ class DatasetInfo(BaseModel):
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
         names = [LABEL, *self.dense, *(category.name for category in self.categories)]
-        names += [self.weight] if self.weight else []
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"column {twice[0]} is named twice")
