@@ -1,4 +1,4 @@
-"""`dlrm-dist inspect` and `dlrm-dist checkpoint reshard|unshard|diff`: one process, on CPU, memory for one table."""
+"""`dlrm-dist checkpoint reshard|unshard|diff`, and `inspect` of one: one process, on CPU, memory for one table."""
 
 import argparse
 import json
@@ -28,16 +28,6 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     diff.add_argument("--tolerance", type=float, default=0.0, help="largest difference to pass over (default 0)")
     diff.add_argument("--json", action="store_true", help="as JSON")
     diff.set_defaults(run=_diff)
-
-
-def add_inspect(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the options of `dlrm-dist inspect`."""
-    parser.description = (
-        "What is in a checkpoint: where the run stood, its scores, each tensor, and whether it is whole."
-    )
-    parser.add_argument("path", type=Path, help="a run, one of its checkpoints, or an unsharded one")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.set_defaults(run=_inspect)
 
 
 def _reshard(options: argparse.Namespace) -> int:
@@ -77,7 +67,8 @@ def _diff(options: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
-def _inspect(options: argparse.Namespace) -> int:
+def inspect_checkpoint(options: argparse.Namespace) -> int:
+    """Print what is in the checkpoint `options.path`; returns the exit code."""
     found = _describe(options.path)
     if options.json:
         print(json.dumps(found, indent=1))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dlrm_dist import checkpoint_verbs, plan_verbs, verify_verb
+from dlrm_dist import checkpoint_verbs, inspect_verb, plan_verbs, verify_verb
 from dlrm_dist.errors import UserError
 
 
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_synth(verbs.add_parser("synth", help="write planted clicks in Criteo's raw format"))
     _add_prepare(verbs.add_parser("prepare", help="turn raw click logs into a Parquet dataset"))
     plan_verbs.add_verbs(verbs.add_parser("plan", help="make, explain, compare and check sharding plans"))
-    checkpoint_verbs.add_inspect(verbs.add_parser("inspect", help="what is in a checkpoint"))
+    inspect_verb.add_inspect(verbs.add_parser("inspect", help="what is in a dataset or a checkpoint"))
     checkpoint_verbs.add_verbs(verbs.add_parser("checkpoint", help="reshard, unshard and compare checkpoints, offline"))
     verify_verb.add_verify(verbs.add_parser("verify", help="sharded against unsharded training, on this machine"))
     _add_result(verbs.add_parser("result", help="say how a run ended"))

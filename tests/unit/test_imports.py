@@ -19,6 +19,7 @@ LAYERS = [
     {"train"},
     {"verify"},
     {"plan_verbs", "verify_verb", "checkpoint_verbs"},
+    {"inspect_verb"},
     {"cli"},
 ]
 """Parts of the package, lowest first: a part imports itself and parts of lower layers."""

@@ -1,0 +1,50 @@
+"""`dlrm-dist inspect`: what is in a dataset or in a checkpoint."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from dlrm_dist.checkpoint_verbs import inspect_checkpoint
+
+
+def add_inspect(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the options of `dlrm-dist inspect`."""
+    parser.description = (
+        "Of a prepared dataset: rows, splits, label rates, and each column's values. Of a checkpoint: where the run "
+        "stood, its scores, each tensor, and whether it is whole."
+    )
+    parser.add_argument("path", type=Path, help="a dataset, a run, one of its checkpoints, or an unsharded one")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from dlrm_dist.data.contents import contents
+
+    path = options.path
+    if not (path / "dataset.json").is_file() or (path / "checkpoints").is_dir():  # a run keeps a dataset.json too
+        return inspect_checkpoint(options)
+    found = contents(path)
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    for name, split in found["splits"].items():
+        print(f"{name:<6} {split['rows']:>14,} rows  {split['label_rate']:.2%} clicks")
+    print(f"\n{'dense':<6} {'min':>10} {'mean':>10} {'max':>10} {'zeros':>7}")
+    for name, column in found["dense"].items():
+        print(
+            f"{name:<6} {column['min']:>10.4g} {column['mean']:>10.4g} {column['max']:>10.4g} {column['zeros']:>7.1%}"
+        )
+    tops = next(iter(found["categories"].values()))["top"]
+    heads = " ".join(f"{'top ' + top:>8}" for top in tops)
+    print(f"\n{'category':<8} {'ids':>12} {'seen':>12} {'rare':>7} {'missing':>7} {heads}")
+    for name, column in found["categories"].items():
+        shares = " ".join(f"{share:>8.1%}" for share in column["top"].values())
+        rare, missing = _share(column["rare"]), _share(column["missing"])
+        print(f"{name:<8} {column['ids']:>12,} {column['seen']:>12,} {rare:>7} {missing:>7} {shares}")
+    return 0
+
+
+def _share(value: Any) -> str:
+    return "-" if value is None else f"{value:.1%}"
