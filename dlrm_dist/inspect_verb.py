@@ -33,9 +33,8 @@ def _inspect(options: argparse.Namespace) -> int:
         print(f"{name:<6} {split['rows']:>14,} rows  {split['label_rate']:.2%} clicks")
     print(f"\n{'dense':<6} {'min':>10} {'mean':>10} {'max':>10} {'zeros':>7}")
     for name, column in found["dense"].items():
-        print(
-            f"{name:<6} {column['min']:>10.4g} {column['mean']:>10.4g} {column['max']:>10.4g} {column['zeros']:>7.1%}"
-        )
+        values = " ".join(f"{column[key]:>10.4g}" for key in ("min", "mean", "max"))
+        print(f"{name:<6} {values} {column['zeros']:>7.1%}")
     tops = next(iter(found["categories"].values()))["top"]
     heads = " ".join(f"{'top ' + top:>8}" for top in tops)
     print(f"\n{'category':<8} {'ids':>12} {'seen':>12} {'rare':>7} {'missing':>7} {heads}")
