@@ -21,9 +21,9 @@ def contents(folder: Path) -> dict[str, Any]:
 
     Returns:
         `splits`: rows, clicks and label rate of each. `dense`: by column its least, mean and largest value and the
-        share of zeros (a missing integer is one of them). `categories`: by column its `ids` (rows of its table), the `seen`
-        ones, the share of rows with id 0 (`rare`; only with a vocabulary) and with a missing value (`missing`; None
-        where it shares its id with other values), and the shares of the most frequent 1, 10 and 100 ids (`top`).
+        share of zeros (a missing integer is one of them). `categories`: by column its `ids` (rows of its table), the
+        `seen` ones, the share of rows with id 0 (`rare`; only with a vocabulary) and with a missing value (`missing`;
+        None where it shares its id with other values), and the shares of the most frequent 1, 10, 100 ids (`top`).
 
     Raises:
         UserError: there is no dataset, or a part of it cannot be read.
