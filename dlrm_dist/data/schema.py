@@ -32,11 +32,15 @@ LARGEST_IDS_KEY = b"dlrm_dist.largest_ids"
 
 
 class Category(BaseModel):
-    """One categorical column: its name and its number of ids (valid ids are 0 to `rows` - 1)."""
+    """One categorical column: its name and its number of ids (valid ids are 0 to `rows` - 1).
+
+    A `multi_hot` column holds a list of ids a row, of any length, 0 too; another holds one id a row.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     rows: int = Field(gt=0)
+    multi_hot: bool = False
 
 
 class Split(BaseModel):
@@ -53,7 +57,7 @@ class DatasetInfo(BaseModel):
 
     `transform` records how raw values became columns (format, dense transform, id mapping, sources); `best_auc` is the
     best reachable AUC by split where the clicks were planted, else empty. `bad_rows` counts what was wrong with
-    rows that were left out or mended.
+    rows that were left out or mended. `weight` names the float32 column of the rows' weights, where there is one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,10 +70,12 @@ class DatasetInfo(BaseModel):
     transform: dict[str, Any]
     best_auc: dict[str, float] = {}
     bad_rows: dict[str, int] = {}
+    weight: str | None = None
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
         names = [LABEL, *self.dense, *(category.name for category in self.categories)]
+        names += [self.weight] if self.weight else []
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"column {twice[0]} is named twice")

@@ -36,18 +36,27 @@ class Layout(NamedTuple):
     group_rows: int
 
 
-def columns_schema(dense: tuple[str, ...], categories: tuple[Category, ...], transform: dict[str, object]) -> pa.Schema:
+def columns_schema(
+    dense: tuple[str, ...], categories: tuple[Category, ...], transform: dict[str, object], weight: str | None = None
+) -> pa.Schema:
     """The Parquet schema of a dataset, with its column roles, vocabulary sizes and transform as metadata."""
     fields = [(LABEL, pa.uint8()), *((name, pa.float32()) for name in dense)]
-    fields += [(category.name, id_type(category.rows)) for category in categories]
+    fields += [(category.name, _ids_type(category)) for category in categories]
+    fields += [(weight, pa.float32())] if weight else []
     content = {
         "label": LABEL,
         "dense": dense,
         "categories": [category.model_dump() for category in categories],
         "transform": transform,
+        "weight": weight,
     }
     metadata = {METADATA_KEY: json.dumps(content).encode()}
     return pa.schema([pa.field(name, type_, nullable=False) for name, type_ in fields], metadata)
+
+
+def _ids_type(category: Category) -> pa.DataType:
+    ids = id_type(category.rows)
+    return pa.list_(pa.field("item", ids, nullable=False)) if category.multi_hot else ids
 
 
 def rebatched(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
@@ -111,9 +120,14 @@ def _write_stripe(stripe: pa.Table, path: Path, lanes: int) -> None:
 
 def _with_largest_ids(stripe: pa.Table) -> pa.Table:
     """The table with its largest id of each category in the metadata, where a reader finds it without reading rows."""
-    names = [name for name in stripe.column_names if name != LABEL and pa.types.is_integer(stripe[name].type)]
-    largest = {name: pc.max(stripe[name]).as_py() for name in names} if stripe.num_rows else {}
+    ids = {name: _flat(stripe[name]) for name in stripe.column_names if name != LABEL}
+    ids = {name: values for name, values in ids.items() if pa.types.is_integer(values.type) and len(values)}
+    largest = {name: pc.max(values).as_py() for name, values in ids.items()}
     return stripe.replace_schema_metadata({**(stripe.schema.metadata or {}), LARGEST_IDS_KEY: json.dumps(largest)})
+
+
+def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.list_flatten(column) if pa.types.is_list(column.type) else column
 
 
 class Spool:
