@@ -19,6 +19,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from dlrm_dist.data import raw
+from dlrm_dist.data.kaggle import BINS, CATEGORIES, DENSE, Dense
 from dlrm_dist.data.schema import GROUP_ROWS, LANES, Category, DatasetInfo, Split
 from dlrm_dist.data.splits import RANDOM, SPLITS, Drawing, split_lines
 from dlrm_dist.data.vocabulary import MISSING, Coding, Counting, hash_encoder, read_coding
@@ -54,7 +55,7 @@ class PrepareOptions:
     hash_rows: int = 1_000_000
     min_count: int = 2
     vocabulary: Path | None = None
-    dense: raw.Dense = "log1p"
+    dense: Dense = "log1p"
     bins: bool = False
     on_bad_row: raw.OnBadRow = "error"
     shuffle: bool = True
@@ -126,7 +127,7 @@ def _check_options(options: PrepareOptions) -> None:
     for name, least in (("hash_rows", 1), ("min_count", 1), ("seed", 0), ("lanes", 1), ("group_rows", 1)):
         if not least <= getattr(options, name) < _MOST:
             raise UserError(f"{name}: {getattr(options, name)} is impossible; allowed: {least} to {_MOST - 1}")
-    allowed = {"format": ("kaggle", "slot"), "ids": ("hash", "vocabulary"), "dense": get_args(raw.Dense)}
+    allowed = {"format": ("kaggle", "slot"), "ids": ("hash", "vocabulary"), "dense": get_args(Dense)}
     allowed["on_bad_row"] = get_args(raw.OnBadRow) if options.format != "slot" else ("error", "skip")
     for name, values in allowed.items():
         if getattr(options, name) not in values:
@@ -223,13 +224,13 @@ class _Preparation:
     def __init__(self, rows: _Rows, splits: dict[str, int], work: Path, options: PrepareOptions) -> None:
         self._rows, self._splits, self._work, self._options = rows, splits, work, options
         self._others: dict[str, Spool] = {}
-        self._names = raw.CATEGORIES + (raw.BINS if options.bins else ())
+        self._names = CATEGORIES + (BINS if options.bins else ())
 
     def run(self, recorded: _Recorded, pool: ThreadPoolExecutor) -> DatasetInfo:
         """Write every split and `dataset.json`."""
         train, coding = self._train(pool)
         categories = tuple(Category(name=name, rows=rows) for name, rows in coding.rows.items())
-        schema = columns_schema(raw.DENSE, categories, recorded.transform)
+        schema = columns_schema(DENSE, categories, recorded.transform)
         layout = Layout(self._options.lanes, self._options.group_rows)
         splits: dict[str, Split] = {}
         with _progress(self._splits, "write") as bar:
@@ -242,7 +243,7 @@ class _Preparation:
         if empty:
             raise UserError(f"split {empty}: all its rows are bad; allowed: at least one good row; mend the sources")
         info = DatasetInfo(
-            dense=raw.DENSE,
+            dense=DENSE,
             categories=categories,
             lanes=layout.lanes,
             group_rows=layout.group_rows,
@@ -293,7 +294,7 @@ class _Preparation:
         """The coding, where it does not depend on the rows."""
         options = self._options
         if options.format == "slot":
-            return Coding(dict.fromkeys(raw.CATEGORIES, raw.SLOT_ROWS), {})
+            return Coding(dict.fromkeys(CATEGORIES, raw.SLOT_ROWS), {})
         if options.vocabulary:
             return read_coding(options.vocabulary, self._names, self._work / "vocabulary")
         if options.ids == "hash":

@@ -1,4 +1,4 @@
-"""Raw click logs as columns: blocks of whole lines, each parsed at once by Arrow and NumPy.
+"""Raw click logs as columns: blocks of whole lines, each parsed at once.
 
 Two formats: `kaggle` (tab-separated: label, 13 integers, 26 hexadecimal categories) and `slot` (tokens `name:value`).
 The fast path only says that a block is bad; the first bad line is then found, and named, by a plain scan of that block.
@@ -14,33 +14,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 
+from dlrm_dist.data import kaggle
+from dlrm_dist.data.kaggle import CATEGORIES, DENSE, Dense, shown
 from dlrm_dist.data.schema import LABEL
-from dlrm_dist.data.vocabulary import hexadecimal
 from dlrm_dist.errors import UserError
 
 Format = Literal["kaggle", "slot"]
 OnBadRow = Literal["error", "skip", "null"]
 """What becomes of a bad row: it ends the work, it is left out, or its bad fields become missing values."""
-Dense = Literal["log1p", "log3", "minmax", "none"]
-DENSE = tuple(f"I{i}" for i in range(1, 14))
-CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
-BINS = tuple(f"B{i}" for i in range(1, 14))
-"""The integers as categories, where they are asked for: see `_bins`."""
 SLOT_ROWS = 1_000_001
 BLOCK_BYTES = 8 << 20
 LINE_BYTES = 1 << 20
 """A line that is longer is an error: the file is no text of lines, and must not be read into memory whole."""
-_NEVER = (b" ", b"x", b"X", b"\xef")
-"""Bytes that no kaggle row holds, but that Arrow would accept: blanks around numbers, 0x numbers, a byte order mark."""
-_PARSE = pa_csv.ParseOptions(delimiter="\t", quote_char=False, double_quote=False, ignore_empty_lines=False)
-_CONVERT = pa_csv.ConvertOptions(
-    column_types={LABEL: pa.uint8()} | dict.fromkeys(DENSE, pa.int64()) | dict.fromkeys(CATEGORIES, pa.string()),
-    null_values=[""],
-    strings_can_be_null=False,
-    check_utf8=False,
-)
 
 
 class Block(NamedTuple):
@@ -169,12 +155,12 @@ def _mended(line: bytes, form: Format, on_bad_row: OnBadRow, faults: Counter[str
         faults["row"] += bad
         return None if bad else line
     fields = line.split(b"\t")
-    if len(fields) != len(_KAGGLE_FIELDS):
+    if len(fields) != len(kaggle.FIELDS):
         faults["columns"] += 1
         return None
-    pairs = zip(fields, _KAGGLE_FIELDS, strict=True)
+    pairs = zip(fields, kaggle.FIELDS, strict=True)
     wrong = [i for i, (field, (_, pattern, _, _)) in enumerate(pairs) if not pattern.fullmatch(field)]
-    faults.update(_KAGGLE_FIELDS[i][0] for i in wrong)
+    faults.update(kaggle.FIELDS[i][0] for i in wrong)
     if wrong and (on_bad_row == "skip" or wrong[0] == 0):  # the label has no missing value
         return None
     return b"\t".join(b"" if i in wrong else field for i, field in enumerate(fields))
@@ -189,64 +175,13 @@ def parse(block: Block, form: Format, dense: Dense, bins: bool = False) -> pa.Ta
         UserError: a bad row, named by file, line and column.
     """
     try:
-        table = _parse_kaggle(block.text, dense, bins) if form == "kaggle" else _parse_slot(block.text)
         lines = _count_newlines(block.text) + (not block.text.endswith(b"\n"))
+        table = kaggle.parse(block.text, lines, dense, bins) if form == "kaggle" else _parse_slot(block.text)
         if table.num_rows != lines:
             raise ValueError(f"{table.num_rows} rows in {lines} lines")
     except ValueError as error:  # pyarrow's errors derive from it
         raise _explain(block, form, error) from None
     return table
-
-
-def _parse_kaggle(text: bytes, dense: Dense, bins: bool) -> pa.Table:
-    if any(byte in text for byte in _NEVER):
-        raise ValueError("a blank, an x or a byte order mark")
-    read = pa_csv.ReadOptions(column_names=[LABEL, *DENSE, *CATEGORIES], use_threads=False, block_size=len(text) + 1)
-    table = pa_csv.read_csv(pa.BufferReader(text), read_options=read, parse_options=_PARSE, convert_options=_CONVERT)
-    label = table[LABEL].combine_chunks()
-    if label.null_count or pc.max(label).as_py() > 1:
-        raise ValueError("a label that is neither 0 nor 1")
-    columns = [label]
-    columns += [_dense(name, table[name].combine_chunks(), dense) for name in DENSE]
-    columns += [hexadecimal(table[name].combine_chunks()) for name in CATEGORIES]
-    if bins:
-        columns += [_bins(table[name].combine_chunks()) for name in DENSE]
-    return pa.table(columns, names=[LABEL, *DENSE, *CATEGORIES, *(BINS if bins else ())])
-
-
-def _bins(column: pa.Int64Array) -> pa.UInt32Array:
-    """Integers [n] as bins uint32 [n], null where missing: floor(ln(x)^2) + 32 above 2, else x + 16 (-16 at the least).
-
-    These are the bins of the winner of Criteo's Kaggle challenge and of BARS's Criteo_x4.
-    """
-    values = pc.fill_null(column, 0).to_numpy()
-    large = np.floor(np.log(np.maximum(values, 3)) ** 2) + 32
-    bins = np.where(values > 2, large, np.maximum(values, -16) + 16).astype(np.uint32)
-    return pa.array(bins, mask=column.is_null().to_numpy(zero_copy_only=False))
-
-
-_LARGEST = (20, 600, 100, 50, 64000, 500, 100, 50, 500, 10, 10, 10, 50)
-_SMALLEST = (0, -3, *(0,) * 11)
-_RANGES = dict(zip(DENSE, zip(_SMALLEST, _LARGEST, strict=True), strict=True))
-"""PaddleRec's smallest and largest value of each column."""
-
-
-def _dense(name: str, column: pa.Int64Array, dense: Dense) -> pa.FloatArray:
-    """Integers [n] as float32 [n], computed in float64; the constants are the recipes', so no file has its own.
-
-    `log1p`: negatives become 0, then log(x + 1). `log3`: NVIDIA's log(x + 3), what is below -2 as -2. `minmax`:
-    PaddleRec's (x - min) / (max - min), not clipped. An empty field is a 0: before the logarithms, after `minmax`.
-    """
-    values = pc.fill_null(column, 0).to_numpy()
-    if dense == "log1p":
-        values = np.log1p(np.maximum(values, 0).astype(np.float64))
-    elif dense == "log3":
-        values = np.log((np.maximum(values, -2) + 3).astype(np.float64))
-    elif dense == "minmax":
-        least, most = _RANGES[name]
-        values = pc.fill_null(column, least).to_numpy()
-        values = (values - least) / (most - least)
-    return pa.array(values.astype(np.float32))
 
 
 def _parse_slot(text: bytes) -> pa.Table:
@@ -291,42 +226,13 @@ def _slot_kinds(names: pa.StringArray) -> npt.NDArray[np.int64]:
 
 def _explain(block: Block, form: Format, error: ValueError) -> UserError:
     """The error for the first bad line of a block that the fast path refused."""
-    fault_of = _kaggle_fault if form == "kaggle" else _slot_fault
+    fault_of = kaggle.fault if form == "kaggle" else _slot_fault
     lines = block.text.removesuffix(b"\n").split(b"\n")
     for number, line in enumerate(lines, block.first_line):
         if fault := fault_of(line.removesuffix(b"\r")):
             return UserError(f"{block.path}:{number}: {fault}; mend or remove the line")
     where = f"{block.path}: lines {block.first_line} to {block.first_line + len(lines) - 1}"
     return UserError(f"{where}: {str(error).splitlines()[0]}; allowed: rows in format {form}; mend or remove the line")
-
-
-def _shown(field: bytes) -> str:
-    text = repr(field)[1:]
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-_KAGGLE_FIELDS = [(LABEL, re.compile(rb"[01]"), "label", "0 or 1")]
-_KAGGLE_FIELDS += [
-    (name, re.compile(rb"(-?[0-9]{1,18})?"), "integer", "an integer of at most 18 digits, or nothing") for name in DENSE
-]
-_KAGGLE_FIELDS += [
-    (name, re.compile(rb"[0-9a-fA-F]{0,8}"), "hexadecimal number", "0 to 8 digits of 0-9, a-f, A-F")
-    for name in CATEGORIES
-]
-
-
-def _kaggle_fault(line: bytes) -> str | None:
-    fields = line.split(b"\t")
-    if len(fields) != len(_KAGGLE_FIELDS):
-        return (
-            f"{len(fields)} columns; allowed: {len(_KAGGLE_FIELDS)}, separated by tabs (label, 13 integers, "
-            "26 categories; a log without labels cannot be prepared)"
-        )
-    for position, (field, (name, pattern, what, allowed)) in enumerate(zip(fields, _KAGGLE_FIELDS, strict=True), 1):
-        if not pattern.fullmatch(field):
-            ending = {1: "st", 2: "nd", 3: "rd"}.get(position % 10 if position // 10 != 1 else 0, "th")
-            return f"column {name} ({position}{ending}): {_shown(field)} is no {what}; allowed: {allowed}"
-    return None
 
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)
@@ -342,7 +248,7 @@ def _slot_fault(line: bytes) -> str | None:
         match = _SLOT_TOKEN.fullmatch(token)
         if not match or int(match["id"] or 0) >= SLOT_ROWS or abs(float(match["number"] or 0)) > _FLOAT_MAX:
             return (
-                f"token {position}: {_shown(token)} is no feature; allowed: click:0, click:1, dense_feature:NUMBER, "
+                f"token {position}: {shown(token)} is no feature; allowed: click:0, click:1, dense_feature:NUMBER, "
                 f"SLOT:ID with slots 1 to 26 and ids 0 to {SLOT_ROWS - 1}"
             )
         seen["click" if match["click"] else "dense_feature" if match["dense"] else match["slot"].decode()] += 1

@@ -1,4 +1,4 @@
-"""Category values and their ids: hexadecimal digits to numbers, numbers to ids by a hash or by a vocabulary.
+"""Category values and their ids: numbers to ids by a hash or by a vocabulary.
 
 A raw category column is uint32 with nulls where the value is missing. A missing value is a value of its own: it differs
 from every hexadecimal one.
@@ -22,55 +22,6 @@ MISSING = 1 << 32
 Encoder = Callable[[pa.Array], pa.Array]
 _COUNTS = pa.schema([("value", pa.uint32()), ("count", pa.int64())])
 _COMPACT_ROWS = 1 << 20
-_NO_DIGITS = 256
-
-
-def hexadecimal(column: pa.StringArray) -> pa.UInt32Array:
-    """Strings [n] of 0 to 8 hexadecimal digits as uint32 [n], null where empty.
-
-    Raises:
-        ValueError: another string is among them.
-    """
-    lengths = pc.binary_length(column).to_numpy()
-    empty = lengths == 0
-    if lengths.max() > 8:
-        raise ValueError("a category of more than 8 digits")
-    short = (lengths != 8) & ~empty
-    if short.any():  # padded, all of them have 8 bytes, the empty ones too
-        column, filled = pc.ascii_lpad(column, width=8, padding="0"), slice(None)
-    else:
-        filled = ~empty
-    _, offsets, data = column.buffers()
-    first, last = np.frombuffer(offsets, np.int32)[[column.offset, column.offset + len(column)]]
-    values = np.zeros(len(column), np.uint32)
-    if last > first:
-        values[filled] = _digits_to_values(np.frombuffer(data, np.uint8)[first:last])
-    return pa.array(values, mask=empty)
-
-
-def _digit_pairs() -> npt.NDArray[np.uint16]:
-    """The value of two ASCII hexadecimal digits, by the number of their bytes, first byte low: uint16 [65536]."""
-    digit = np.full(256, _NO_DIGITS, np.uint16)
-    for value in range(16):
-        digit[[ord(f"{value:x}"), ord(f"{value:X}")]] = value
-    pairs = digit[None, :] * np.uint16(16) + digit[:, None]  # [second, first]
-    pairs[np.maximum(digit[None, :], digit[:, None]) > 15] = _NO_DIGITS
-    return pairs.ravel()
-
-
-_PAIRS = _digit_pairs()
-
-
-def _digits_to_values(digits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """ASCII bytes [8 n], 8 hexadecimal digits a number, as numbers uint32 [n].
-
-    Raises:
-        ValueError: a byte is no hexadecimal digit.
-    """
-    values = _PAIRS[digits.view("<u2")]
-    if values.max() >= _NO_DIGITS:
-        raise ValueError("a category that is no hexadecimal number")
-    return values.astype(np.uint8).view(">u4").astype(np.uint32)
 
 
 def id_type(rows: int) -> pa.DataType:

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dlrm_dist.data import kaggle, raw, writer
 from dlrm_dist.data import prepare as module
-from dlrm_dist.data import raw, writer
 from dlrm_dist.data.prepare import PrepareOptions, prepare
 from dlrm_dist.data.schema import METADATA_KEY, read_info, stripe_group_rows
 from dlrm_dist.errors import UserError
@@ -491,7 +491,7 @@ def test_integers_as_categories(tmp_path):
     log = tmp_path / "log"
     log.write_text("\n".join(lines) + "\n")
     info = prepare([log], tmp_path / "out", options(bins=True, ids="hash", hash_rows=1000, shuffle=False))
-    assert [category.name for category in info.categories] == [*raw.CATEGORIES, *raw.BINS]
+    assert [category.name for category in info.categories] == [*kaggle.CATEGORIES, *kaggle.BINS]
     # floor(ln(x)^2) + 32 above 2, else x + 16, at least 0; a missing integer is a value of its own
     expected = [2**32 % 1000, 0, 13, 16, 18, 32 + 1, 32 + 5, 32 + 190]
     assert read(tmp_path / "out", "train")["B1"].to_pylist() == expected

@@ -9,39 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrm_dist.data import vocabulary
-from dlrm_dist.data.vocabulary import Counting, ValueCounts, Vocabulary, hash_encoder, hexadecimal, id_type
+from dlrm_dist.data.vocabulary import Counting, ValueCounts, Vocabulary, hash_encoder, id_type
 
 HEX = st.text("0123456789abcdefABCDEF", max_size=8)
 VALUES = st.lists(st.none() | st.integers(0, 5) | st.integers(0, 2**32 - 1), max_size=60)
-
-
-@given(st.lists(HEX, min_size=1, max_size=30))
-def test_hexadecimal_is_base_16(texts):
-    assert hexadecimal(pa.array(texts)).to_pylist() == [int(text, 16) if text else None for text in texts]
-
-
-@given(st.lists(st.sampled_from(["", "deadbeef", "00000000", "FFFFFFFF"]), min_size=1, max_size=30), st.integers(0, 29))
-def test_hexadecimal_of_full_width_and_of_slices(texts, start):
-    start = min(start, len(texts) - 1)
-    expected = [int(text, 16) if text else None for text in texts[start:]]
-    assert hexadecimal(pa.array(texts).slice(start)).to_pylist() == expected
-
-
-def test_hexadecimal_judges_every_byte_at_every_position():
-    for position in range(8):
-        for byte in range(256):
-            text = b"0" * position + bytes([byte]) + b"0" * (7 - position)
-            column = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 8], np.int32)), pa.py_buffer(text))
-            if chr(byte) in "0123456789abcdefABCDEF":
-                assert hexadecimal(column).to_pylist() == [int(text, 16)]
-            else:
-                with pytest.raises(ValueError, match="no hexadecimal"):
-                    hexadecimal(column)
-
-
-def test_hexadecimal_refuses_nine_digits():
-    with pytest.raises(ValueError, match="more than 8"):
-        hexadecimal(pa.array(["000000000"]))
 
 
 @given(VALUES, st.sampled_from([1, 7, 1_000_000, 2**31, 2**31 + 1, 2**33]))

@@ -75,8 +75,9 @@ def test_files_say_what_their_columns_are_and_are_stored_for_fast_decoding(tmp_p
         assert json.loads(read.metadata[METADATA_KEY]) == {
             "label": "label",
             "dense": ["I1"],
-            "categories": [{"name": "C1", "rows": 1000}],
+            "categories": [{"name": "C1", "rows": 1000, "multi_hot": False}],
             "transform": {"format": "kaggle"},
+            "weight": None,
         }
         column = pq.read_metadata(tmp_path / part).row_group(0).column(2)
         assert column.compression == "LZ4" and not column.has_dictionary_page and not column.is_stats_set

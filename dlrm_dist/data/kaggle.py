@@ -1,0 +1,208 @@
+"""Criteo's format: tab-separated label, 13 integers, 26 hexadecimal categories, read by one compiled loop.
+
+The loop reads 3.1M rows/s on one core, where Arrow's CSV reader and NumPy came to 0.5M and Polars to 0.45M: parsing was
+two thirds of all the work of preparing. It only says which line is bad; `fault` then says what is wrong with it.
+"""
+
+import re
+from typing import Literal
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dlrm_dist.data.schema import LABEL
+
+Dense = Literal["log1p", "log3", "minmax", "none"]
+DENSE = tuple(f"I{i}" for i in range(1, 14))
+CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
+BINS = tuple(f"B{i}" for i in range(1, 14))
+"""The integers as categories, where they are asked for: see `_bins`."""
+FIELDS = [(LABEL, re.compile(rb"[01]"), "label", "0 or 1")]
+FIELDS += [
+    (name, re.compile(rb"(-?[0-9]{1,18})?"), "integer", "an integer of at most 18 digits, or nothing") for name in DENSE
+]
+FIELDS += [
+    (name, re.compile(rb"[0-9a-fA-F]{0,8}"), "hexadecimal number", "0 to 8 digits of 0-9, a-f, A-F")
+    for name in CATEGORIES
+]
+"""Of each column: its name, what it matches, what that is called, and what is allowed."""
+_DIGITS = np.full(256, 255, np.uint8)
+_DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = _DIGITS[np.frombuffer(b"0123456789ABCDEF", np.uint8)] = range(
+    16
+)
+
+
+def parse(text: bytes, rows: int, dense: Dense, bins: bool) -> pa.Table:
+    """`rows` lines as columns: label uint8; I1..I13 float32; C1..C26 uint32, null where missing; with `bins` B1..B13.
+
+    Raises:
+        ValueError: a line is bad.
+    """
+    label = np.empty(rows, np.uint8)
+    integers, empty = np.empty((len(DENSE), rows), np.int64), np.empty((len(DENSE), rows), np.bool_)
+    values, missing = np.empty((len(CATEGORIES), rows), np.uint32), np.empty((len(CATEGORIES), rows), np.bool_)
+    good = _read_rows(np.frombuffer(text, np.uint8), _DIGITS, label, integers, empty, values, missing)
+    if good != rows:
+        raise ValueError(f"{good} good rows in {rows} lines")
+    columns = [pa.array(label)]
+    columns += [pa.array(_scaled(name, integers[i], empty[i], dense)) for i, name in enumerate(DENSE)]
+    columns += [_nullable(values[i], missing[i]) for i in range(len(CATEGORIES))]
+    if bins:
+        columns += [_nullable(_bins(integers[i]), empty[i]) for i in range(len(DENSE))]
+    return pa.table(columns, names=[LABEL, *DENSE, *CATEGORIES, *(BINS if bins else ())])
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _read_rows(
+    text: npt.NDArray[np.uint8],
+    digits: npt.NDArray[np.uint8],
+    label: npt.NDArray[np.uint8],
+    integers: npt.NDArray[np.int64],
+    empty: npt.NDArray[np.bool_],
+    values: npt.NDArray[np.uint32],
+    missing: npt.NDArray[np.bool_],
+) -> int:
+    """Read `text` into the arrays ([rows], or [columns, rows]; empty fields as 0) until its end or a bad line.
+
+    Returns:
+        the number of good lines.
+    """
+    at, row = 0, 0
+    while at < len(text) and row < len(label):
+        label[row] = text[at] - 48
+        if label[row] > 1:
+            return row
+        at += 1
+        for column in range(len(integers)):
+            at = _read_integer(text, at, integers[column], empty[column], row)
+        for column in range(len(values)):
+            at = _read_hexadecimal(text, at, digits, values[column], missing[column], row)
+        at = _read_end(text, at)
+        if at < 0:
+            return row
+        row += 1
+    return row
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _read_integer(
+    text: npt.NDArray[np.uint8], at: int, numbers: npt.NDArray[np.int64], empty: npt.NDArray[np.bool_], row: int
+) -> int:
+    """Read a tab and an integer or nothing from `at` on; returns where it ends, -1 if it is bad or `at` was."""
+    if at < 0 or at >= len(text) or text[at] != 9:
+        return -1
+    at += 1
+    negative = at < len(text) and text[at] == 45
+    at += negative
+    first, number = at, 0
+    while at < len(text) and np.uint8(text[at] - 48) < 10:
+        number = number * 10 + (text[at] - 48)
+        at += 1
+    numbers[row] = -number if negative else number
+    empty[row] = at == first
+    return -1 if at - first > 18 or (negative and at == first) else at
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _read_hexadecimal(
+    text: npt.NDArray[np.uint8],
+    at: int,
+    digits: npt.NDArray[np.uint8],
+    values: npt.NDArray[np.uint32],
+    missing: npt.NDArray[np.bool_],
+    row: int,
+) -> int:
+    """Read a tab and 0 to 8 hexadecimal digits from `at` on; returns where they end, -1 if bad or `at` was."""
+    if at < 0 or at >= len(text) or text[at] != 9:
+        return -1
+    at += 1
+    first, value = at, np.uint32(0)
+    while at < len(text) and digits[text[at]] < 16:
+        value = (value << np.uint32(4)) | digits[text[at]]
+        at += 1
+    values[row] = value
+    missing[row] = at == first
+    return -1 if at - first > 8 else at
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _read_end(text: npt.NDArray[np.uint8], at: int) -> int:
+    """Read LF, CRLF or the end of the text from `at` on; returns where the next line starts, -1 if there is more."""
+    if at < 0:
+        return -1
+    if at < len(text) and text[at] == 13:
+        at += 1
+    return at + 1 if at >= len(text) or text[at] == 10 else -1
+
+
+def _nullable(values: npt.NDArray[np.uint32], missing: npt.NDArray[np.bool_]) -> pa.Array:
+    """Values [n] as an Arrow array without a copy, null where `missing`."""
+    valid = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [valid, pa.py_buffer(values)])
+
+
+def _bins(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    """Integers [n] as bins [n]: floor(ln(x)^2) + 32 above 2, else x + 16 (-16 at the least).
+
+    These are the bins of the winner of Criteo's Kaggle challenge and of BARS's Criteo_x4.
+    """
+    large = np.floor(np.log(np.maximum(values, 3)) ** 2) + 32
+    return np.where(values > 2, large, np.maximum(values, -16) + 16).astype(np.uint32)
+
+
+_LARGEST = (20, 600, 100, 50, 64000, 500, 100, 50, 500, 10, 10, 10, 50)
+_SMALLEST = (0, -3, *(0,) * 11)
+_RANGES = dict(zip(DENSE, zip(_SMALLEST, _LARGEST, strict=True), strict=True))
+"""PaddleRec's smallest and largest value of each column."""
+_TABLE = 1 << 12
+_LOGS = np.log(np.arange(1, _TABLE + 3, dtype=np.float64)).astype(np.float32)
+"""log(1), log(2), ...: most integers are small, and a table is five times as fast as the logarithm."""
+
+
+def _scaled(
+    name: str, values: npt.NDArray[np.int64], empty: npt.NDArray[np.bool_], dense: Dense
+) -> npt.NDArray[np.float32]:
+    """Integers [n] as float32 [n], computed in float64; the constants are the recipes', so no file has its own.
+
+    `log1p`: negatives become 0, then log(x + 1). `log3`: NVIDIA's log(x + 3), what is below -2 as -2. `minmax`:
+    PaddleRec's (x - min) / (max - min), not clipped. An empty field is a 0: before the logarithms, after `minmax`.
+    """
+    if dense == "log1p":
+        return _logs(np.maximum(values, 0))
+    if dense == "log3":
+        return _logs(np.maximum(values, -2) + 2)
+    if dense == "minmax":
+        least, most = _RANGES[name]
+        return np.where(empty, 0, (values - least) / (most - least)).astype(np.float32)
+    return values.astype(np.float32)
+
+
+def _logs(values: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """log(x + 1) of integers [n], none negative."""
+    large = np.flatnonzero(values >= _TABLE)
+    result = _LOGS[np.minimum(values, _TABLE)]
+    result[large] = np.log1p(values[large].astype(np.float64))
+    return result
+
+
+def fault(line: bytes) -> str | None:
+    """What is wrong with a line (without its end); None: nothing."""
+    fields = line.split(b"\t")
+    if len(fields) != len(FIELDS):
+        return (
+            f"{len(fields)} columns; allowed: {len(FIELDS)}, separated by tabs (label, 13 integers, "
+            "26 categories; a log without labels cannot be prepared)"
+        )
+    for position, (field, (name, pattern, what, allowed)) in enumerate(zip(fields, FIELDS, strict=True), 1):
+        if not pattern.fullmatch(field):
+            ending = {1: "st", 2: "nd", 3: "rd"}.get(position % 10 if position // 10 != 1 else 0, "th")
+            return f"column {name} ({position}{ending}): {shown(field)} is no {what}; allowed: {allowed}"
+    return None
+
+
+def shown(field: bytes) -> str:
+    """A field for a message, cut where it is long."""
+    text = repr(field)[1:]
+    return text if len(text) <= 60 else f"{text[:57]}..."
