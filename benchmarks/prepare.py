@@ -14,7 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from dlrm_dist.data.prepare import PrepareOptions, prepare
+from dlrm_dist.data.options import PrepareOptions
+from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.synthetic import write_clicks
 
 WAYS = {

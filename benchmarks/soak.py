@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 
 from dlrm_dist.checkpoint.source import Sharded
-from dlrm_dist.data.prepare import PrepareOptions, prepare
+from dlrm_dist.data.options import PrepareOptions
+from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.synthetic import write_clicks
 
 ROOT = Path(__file__).resolve().parents[1]

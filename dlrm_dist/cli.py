@@ -4,13 +4,17 @@ Exit codes: 0 done, 1 a check failed, 2 a mistake of the caller (one line on std
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dlrm_dist import checkpoint_verbs, inspect_verb, plan_verbs, verify_verb
 from dlrm_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from dlrm_dist.data.options import PrepareOptions
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,11 +87,21 @@ def _synth(options: argparse.Namespace) -> int:
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.description = "Raw click logs to Parquet: columnar, shuffled once, with schema and vocabularies."
-    parser.add_argument("sources", type=Path, nargs="+", help="files (plain or .gz) or folders of files")
-    parser.add_argument("out", type=Path, help="folder to make; it must not exist")
-    parser.add_argument("--format", choices=("kaggle", "slot"), required=True, help="Criteo's TSV, or slot text")
-    parser.add_argument("--valid", type=Path, action="append", default=[], help="source of the valid split; repeatable")
-    parser.add_argument("--test", type=Path, action="append", default=[], help="source of the test split; repeatable")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        help="files (text may be .gz), folders of files, or globs, here or as URLs such as s3://...",
+    )
+    parser.add_argument("out", type=Path, help="folder to make")
+    parser.add_argument(
+        "--format",
+        choices=("kaggle", "slot", "npy", "parquet"),
+        required=True,
+        help="Criteo's TSV, slot text, TorchRec's npy triples, or any Parquet (with --schema)",
+    )
+    parser.add_argument("--schema", type=Path, help="TOML that maps the columns of --format parquet")
+    parser.add_argument("--valid", action="append", default=[], help="source of the valid split; repeatable")
+    parser.add_argument("--test", action="append", default=[], help="source of the test split; repeatable")
     parser.add_argument(
         "--split",
         default="none",
@@ -95,7 +109,12 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         '"day": the last file is halved into valid and test; "bars_x1", "bars_x4": at random by --seed, 7:2:1 or 8:1:1;'
         ' or fractions in file order such as "0.8,0.1,0.1" (default %(default)s)',
     )
-    parser.add_argument("--ids", choices=("vocabulary", "hash"), default="vocabulary", help="default %(default)s")
+    parser.add_argument(
+        "--ids",
+        choices=("vocabulary", "hash", "keep"),
+        default="vocabulary",
+        help="keep: the values are ids already (default %(default)s)",
+    )
     parser.add_argument("--hash-rows", type=int, default=1_000_000, help="with --ids hash: rows of each table")
     parser.add_argument(
         "--min-count", type=int, default=2, help="vocabulary: rarer values share one id (default %(default)s)"
@@ -120,31 +139,31 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-shuffle", action="store_true", help="keep the training rows in file order")
     parser.add_argument("--seed", type=int, default=0, help="seed of the shuffle (default %(default)s)")
+    parser.add_argument("--memory", type=_bytes, default="2GB", help="memory to keep to (default %(default)s)")
     parser.set_defaults(run=_prepare)
 
 
-def _prepare(options: argparse.Namespace) -> int:
-    from dlrm_dist.data.prepare import PrepareOptions, prepare
+def _bytes(text: str) -> int:
+    """A number of bytes such as 2GB, 500MB or 1.5GiB."""
+    match = re.fullmatch(r"([0-9.]+) *(?:([KMGT])(i?)B?)?", text.strip(), re.IGNORECASE)
+    try:
+        number, unit, binary = match.groups() if match else ("", None, None)
+        return int(float(number) * (1024 if binary else 1000) ** (" KMGT".index((unit or " ").upper())))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write for example 2GB") from None
 
-    info = prepare(
-        options.sources,
-        options.out,
-        PrepareOptions(
-            format=options.format,
-            valid=tuple(options.valid),
-            test=tuple(options.test),
-            split=options.split,
-            ids=options.ids,
-            hash_rows=options.hash_rows,
-            min_count=options.min_count,
-            vocabulary=options.vocabulary,
-            dense=options.dense,
-            bins=options.bins,
-            on_bad_row=options.on_bad_row,
-            shuffle=not options.no_shuffle,
-            seed=options.seed,
-        ),
-    )
+
+def _prepare(options: argparse.Namespace) -> int:
+    from dlrm_dist.data.prepare import prepare
+
+    there = options.out.exists()
+    try:
+        info = prepare(options.sources, options.out, _prepare_options(options))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    if there:
+        print(f"{options.out}: made before from the same sources in the same way; nothing to do")
     for name, split in info.splits.items():
         print(f"{options.out}: {name} {split.rows:,} rows, {split.clicks / max(1, split.rows):.1%} clicks")
     if info.bad_rows:
@@ -153,6 +172,28 @@ def _prepare(options: argparse.Namespace) -> int:
         f"{options.out}: {sum(category.rows for category in info.categories):,} ids in {len(info.categories)} columns"
     )
     return 0
+
+
+def _prepare_options(options: argparse.Namespace) -> "PrepareOptions":
+    from dlrm_dist.data.options import PrepareOptions
+
+    return PrepareOptions(
+        format=options.format,
+        valid=tuple(options.valid),
+        test=tuple(options.test),
+        split=options.split,
+        ids=options.ids,
+        hash_rows=options.hash_rows,
+        min_count=options.min_count,
+        vocabulary=options.vocabulary,
+        schema=options.schema,
+        dense=options.dense,
+        bins=options.bins,
+        on_bad_row=options.on_bad_row,
+        shuffle=not options.no_shuffle,
+        seed=options.seed,
+        memory=options.memory,
+    )
 
 
 def _add_result(parser: argparse.ArgumentParser) -> None:

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from dlrm_dist.data.schema import Category, DatasetInfo
+from dlrm_dist.data.schema import Category, DatasetInfo, Split
 from dlrm_dist.data.vocabulary import id_type
 from dlrm_dist.data.writer import Layout, columns_schema, write_split
 
@@ -40,12 +41,20 @@ def numbered_dataset(
             "C1": pa.array(number).cast(id_type(table_rows)),
             "C2": pa.array((number % MODULUS).astype(np.int32)),
         }
-        written[name] = write_split([pa.table(columns)], folder / name, schema, Layout(lanes, group_rows))
+        written[name] = write_table(pa.table(columns), folder / name, schema, Layout(lanes, group_rows))
     info = DatasetInfo(
         dense=DENSE, categories=categories, lanes=lanes, group_rows=group_rows, splits=written, transform={}
     )
     info.write(folder)
     return info
+
+
+def write_table(table: pa.Table, folder: Path, schema: pa.Schema, layout: Layout) -> Split:
+    """Write a table as a split."""
+    with ThreadPoolExecutor(2) as pool:
+        return write_split(
+            lambda start, stop: table[start:stop].combine_chunks(), len(table), folder, schema, layout, pool
+        )
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], said: str) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from dlrm_dist.config import DataSection
-from dlrm_dist.data.prepare import PrepareOptions, prepare
+from dlrm_dist.data.options import PrepareOptions
+from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.synthetic import DEFAULT_ROWS, write_clicks
 from dlrm_dist.errors import UserError
 

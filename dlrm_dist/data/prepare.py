@@ -1,336 +1,295 @@
-"""Prepare: raw click logs into a dataset of Parquet parts, streaming, in one pass over the rows after counting them.
+"""Prepare: raw click logs into a dataset of Parquet parts, in bounded memory.
 
-All source files form one sequence of rows, cut into train, valid and test. Training rows are spooled to disk where they
-are shuffled or where a vocabulary must be counted before the first of them can be written.
+All sources form one sequence of rows, cut into train, valid and test. Where rows can be written as they come (known
+ids, in file order), each part is made from its own range of the sources. Else the rows go through a spool on disk:
+read (parsed, sorted by bucket of the shuffle), coded (a column at a time: a vocabulary, then its ids), written (each
+part from its own rows of the spool). Every step works on pieces of its own, so threads do not wait for each other, and
+what a killed process had finished is not done again.
 """
 
-import contextlib
+import json
 import os
-import re
 import shutil
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from dlrm_dist.data import raw
-from dlrm_dist.data.kaggle import BINS, CATEGORIES, DENSE, Dense
-from dlrm_dist.data.schema import GROUP_ROWS, LANES, Category, DatasetInfo, Split
-from dlrm_dist.data.splits import RANDOM, SPLITS, Drawing, split_lines
-from dlrm_dist.data.vocabulary import MISSING, Coding, Counting, hash_encoder, read_coding
-from dlrm_dist.data.writer import Layout, Ordered, Spool, columns_schema, rebatched, write_split
+from dlrm_dist.data import files, formats, spool
+from dlrm_dist.data.options import PrepareOptions, check, transform_of
+from dlrm_dist.data.schema import Category, DatasetInfo, Split, read_info
+from dlrm_dist.data.sources import Column, Columns, Log, Parsed, changed
+from dlrm_dist.data.splits import RANDOM, drawn, split_lines, uniforms
+from dlrm_dist.data.spool import Spool
+from dlrm_dist.data.vocabulary import Encoder, Vocabulary, count_values, encoded, hash_encoder
+from dlrm_dist.data.work_folder import work_folder
+from dlrm_dist.data.writer import Layout, columns_schema, write_split
 from dlrm_dist.errors import UserError
 
 THREADS = min(16, os.cpu_count() or 1)
-ENCODE_ROWS, SEARCH_ROWS = 1 << 17, 1 << 20
-"""Rows coded at a time, and rows searched in a vocabulary at a time, as each search starts with a table of all of it.
-Hashing 131,072 rows at a time prepared 412,000 rows/s where 1,048,576 came to 349,000 (two cores)."""
-
-
-@dataclass(frozen=True)
-class PrepareOptions:
-    """How raw rows become a dataset.
-
-    `split` is "none" (all sources are training rows; `valid` and `test` name the others' files), "kaggle" (7 equal
-    chunks in file order: 6 train, the last halved into valid and test), "day" (MLPerf's: the last file is halved into
-    valid and test), "bars_x1" or "bars_x4" (drawn at random by `seed`, 7:2:1 or 8:1:1), or three fractions
-    "0.8,0.1,0.1" in file order.
-    `vocabulary` is a dataset, or its folder of vocabularies, whose ids the rows get instead of new ones.
-    `on_bad_row`: "error", or "skip" (left out), or "null" (bad fields become missing values; rows with a bad label or
-    number of columns are left out); splits are cut by lines, whatever is left out.
-    `ids`, `hash_rows`, `min_count`, `dense` and `bins` (each integer is also a category) are about format kaggle:
-    format slot keeps its ids and dense values.
-    """
-
-    format: raw.Format
-    valid: tuple[Path, ...] = ()
-    test: tuple[Path, ...] = ()
-    split: str = "none"
-    ids: Literal["hash", "vocabulary"] = "vocabulary"
-    hash_rows: int = 1_000_000
-    min_count: int = 2
-    vocabulary: Path | None = None
-    dense: Dense = "log1p"
-    bins: bool = False
-    on_bad_row: raw.OnBadRow = "error"
-    shuffle: bool = True
-    seed: int = 0
-    lanes: int = LANES
-    group_rows: int = GROUP_ROWS
+SEGMENT_ROWS, BUCKET_ROWS = 1 << 19, 1 << 20
+"""Rows of a spool's segment, and (about) of a bucket of the shuffle, of which a thread holds one column at a time."""
+_BASE, _SEGMENT, _COLUMN, _PART = 400 << 20, 400 << 20, 500 << 20, 500 << 20
+"""Bytes that the process takes by itself, and at most for each thread that reads, codes a column, or writes a part."""
 
 
 def prepare(
-    sources: Sequence[Path], out: Path, options: PrepareOptions, best_auc: dict[str, float] | None = None
+    sources: Sequence[str | Path], out: Path, options: PrepareOptions, best_auc: dict[str, float] | None = None
 ) -> DatasetInfo:
     """Write the dataset `out` from raw click logs: all of it, or nothing on an error.
 
+    Where `out` is there already, made from the same sources (names and sizes) in the same way, nothing is done. What a
+    killed or interrupted process had done is found by the same call, which goes on from there.
+
     Args:
-        sources: files, plain or .gz, and folders of files, taken by name (hidden ones and subfolders are not).
-        out: the folder to make; it must not exist.
+        sources: files (text may be .gz), folders of files, taken by name (hidden ones and subfolders are not), and
+            globs, of this machine or as URLs.
+        out: the folder to make.
         options: see there.
         best_auc: what goes into `dataset.json`, where the clicks were planted.
 
     Raises:
-        UserError: an option, a source or a row is bad, or `out` exists or cannot be written.
+        UserError: an option, a source or a row is bad, or `out` cannot be written or is something else already.
     """
-    _check_options(options)
+    check(options)
+    given = {"train": sources, "valid": options.valid, "test": options.test}
+    found = {name: [file for each in group for file in files.find(each)] for name, group in given.items()}
+    files.check_distinct([file for group in found.values() for file in group])
+    if not found["train"]:
+        raise UserError("split train: has no sources; allowed: at least one file; name some")
+    layout = Layout(options.lanes, options.group_rows)
+    with ThreadPoolExecutor(THREADS) as pool:
+        opened = formats.open_sources(found, options, pool)
+    transform = transform_of(found, options, opened.columns, opened.schema)
     if out.exists() or out.is_symlink():
-        raise UserError(f"{out}: exists already; allowed: a new folder; name another one or remove it")
-    given = {"train": _files(sources), "valid": _files(options.valid), "test": _files(options.test)}
-    _check_distinct([file for files in given.values() for file in files])
-    counted = {name: [raw.count_rows(file) for file in files] for name, files in given.items()}
-    splits = split_lines(counted, options.split, options.seed)
-    recorded = _Recorded(_transform(given, options), best_auc or {})
-    work = out.parent / f".{out.name}.tmp-{os.getpid()}"
-    try:
-        work.mkdir(parents=True)
-        info = _run([file for name in SPLITS for file in given[name]], splits, work, options, recorded)
-        work.rename(out)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot be written: {error}; allowed: a folder on a disk with room for the rows twice; free or "
-            "choose another one"
-        ) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        return _made_before(out, transform, layout)
+    lines = {name: [source.rows for source in group] for name, group in opened.sources.items()}
+    splits = split_lines(lines, options.split, options.seed)
+    log = Log([source for group in opened.sources.values() for source in group])
+    changes = [(file.name, file.size, file.changed_ns) for group in found.values() for file in group]
+    with work_folder(out, {"transform": transform, "layout": layout, "files": changes}) as work:
+        made = _Preparation(log, opened.columns, splits, options, work).run(transform, layout)
+        info = made.model_copy(update={"best_auc": best_auc or {}})
+        info.write(work)
     return info
 
 
-class _Recorded(NamedTuple):
-    """What goes into `dataset.json` besides the columns and the splits."""
-
-    transform: dict[str, Any]
-    best_auc: dict[str, float]
-
-
-def _run(
-    files: list[Path], splits: dict[str, int], work: Path, options: PrepareOptions, recorded: _Recorded
-) -> DatasetInfo:
-    with ThreadPoolExecutor(THREADS) as pool:
-        try:
-            rows = _Rows(files, options, pool)
-            return _Preparation(rows, splits, work, options).run(recorded, pool)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-_MOST = 1 << 40
-"""Beyond any table, file or seed; what is larger is a mistyped number."""
-
-
-def _check_options(options: PrepareOptions) -> None:
-    for name, least in (("hash_rows", 1), ("min_count", 1), ("seed", 0), ("lanes", 1), ("group_rows", 1)):
-        if not least <= getattr(options, name) < _MOST:
-            raise UserError(f"{name}: {getattr(options, name)} is impossible; allowed: {least} to {_MOST - 1}")
-    allowed = {"format": ("kaggle", "slot"), "ids": ("hash", "vocabulary"), "dense": get_args(Dense)}
-    allowed["on_bad_row"] = get_args(raw.OnBadRow) if options.format != "slot" else ("error", "skip")
-    for name, values in allowed.items():
-        if getattr(options, name) not in values:
-            raise UserError(f"{name}: {getattr(options, name)!r} is unknown; allowed: {', '.join(values)}; choose one")
-    if options.format == "slot" and options.bins:
-        raise UserError(
-            "bins: format slot holds scaled values, not integers; allowed: with format kaggle; leave it out"
-        )
-    if options.vocabulary and (options.format == "slot" or options.ids == "hash"):
-        raise UserError(
-            "vocabulary: the ids do not come from one; allowed: with format kaggle and ids vocabulary; leave it out"
-        )
-    if options.split != "none" and (options.valid or options.test):
-        raise UserError(
-            f"split: {options.split!r} cuts the sources, but files for valid or test are given too; allowed: one of "
-            "the two; use split none or leave those files away"
-        )
-
-
-def _files(sources: Sequence[Path]) -> list[Path]:
-    """The files that `sources` name, folders replaced by their files in name order."""
-    files: list[Path] = []
-    for source in sources:
-        try:
-            found = [source] if not source.is_dir() else sorted(source.iterdir())
-        except OSError as error:
-            raise UserError(f"{source}: cannot be read: {error.strerror}; allowed: readable folders; mend it") from None
-        found = [file for file in found if file == source or (file.is_file() and not file.name.startswith("."))]
-        found.sort(key=_natural)
-        if not found:
-            raise UserError(f"{source}: a folder without files; allowed: files or folders of files; name another one")
-        files += found
-    return files
-
-
-def _natural(file: Path) -> list[tuple[int, str]]:
-    """A key that orders by name with numbers by value: day_2 before day_10."""
-    return [(int(word), "") if word.isdigit() else (-1, word) for word in re.split(r"([0-9]+)", file.name)]
-
-
-def _check_distinct(files: list[Path]) -> None:
-    seen: set[Path] = set()
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{file}: no such file; allowed: files and folders of files; check the path")
-        if file.resolve() in seen:
-            raise UserError(f"{file}: named twice; allowed: each file once, in one split; remove one of the two")
-        seen.add(file.resolve())
-
-
-class _Rows:
-    """The rows of all files in order, parsed ahead by a pool of threads and handed out split by split."""
-
-    def __init__(self, files: Sequence[Path], options: PrepareOptions, pool: ThreadPoolExecutor) -> None:
-        self._pool, self._options = pool, options
-        self._pieces = self._parsed(files)
-        self._rest: raw.Parsed | None = None
-        self.faults: Counter[str] = Counter()
-        self._changed = UserError(
-            "the sources changed while they were read: they hold other numbers of rows than were counted; allowed: "
-            "files that nothing writes to; prepare again"
-        )
-
-    def _parsed(self, files: Sequence[Path]) -> Iterator[raw.Parsed]:
-        how = self._options
-        ahead: deque[Future[raw.Parsed]] = deque()
-        for block in (block for file in files for block in raw.read_blocks(file)):
-            ahead.append(self._pool.submit(raw.parse_or_mend, block, how.format, how.dense, how.bins, how.on_bad_row))
-            if len(ahead) > 2 * THREADS:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-    def take(self, lines: int) -> Iterator[raw.Parsed]:
-        """Pieces with the rows of the next `lines` lines altogether."""
-        while lines:
-            piece = next(self._pieces, None) if self._rest is None else self._rest
-            if piece is None:
-                raise self._changed
-            self.faults.update(piece.faults)
-            piece, self._rest = piece.cut(lines)
-            lines -= piece.lines
-            yield piece
-
-    def check_end(self) -> None:
-        """Raise unless all lines were taken."""
-        if self._rest is not None or next(self._pieces, None) is not None:
-            raise self._changed
+def _made_before(out: Path, transform: dict[str, Any], layout: Layout) -> DatasetInfo:
+    """The dataset that is in `out`, if it was made in this way."""
+    try:
+        found = read_info(out)
+        wanted = json.loads(json.dumps(transform)) | layout._asdict()  # as it is read back
+        have = found.transform | {"lanes": found.lanes, "group_rows": found.group_rows}
+        other = next((key for key in sorted({*wanted, *have}) if wanted.get(key) != have.get(key)), None)
+        reason = other and f"with other {other}"
+    except UserError:
+        reason = "and is no dataset"
+    if reason:
+        raise UserError(f"{out}: exists already, {reason}; allowed: a new folder; name another one or remove it")
+    return found
 
 
 class _Preparation:
-    """One run: its rows, its threads and its progress."""
+    """One run: the log, its columns and splits (rows of each, in order), and the folder to work in."""
 
-    def __init__(self, rows: _Rows, splits: dict[str, int], work: Path, options: PrepareOptions) -> None:
-        self._rows, self._splits, self._work, self._options = rows, splits, work, options
-        self._others: dict[str, Spool] = {}
-        self._names = CATEGORIES + (BINS if options.bins else ())
+    def __init__(self, log: Log, columns: Columns, splits: dict[str, int], options: PrepareOptions, work: Path) -> None:
+        self._log, self._columns, self._splits, self._options, self._work = log, columns, splits, options, work
+        self._encoders: dict[str, Encoder] = {
+            each.name: hash_encoder(each.rows, each.missing) for each in columns.categories if each.ids == "hash"
+        }
+        self._in_vocabularies = [each for each in columns.categories if each.ids == "vocabulary"]
+        self._buckets = -(-splits["train"] // BUCKET_ROWS) if options.shuffle else 1
 
-    def run(self, recorded: _Recorded, pool: ThreadPoolExecutor) -> DatasetInfo:
-        """Write every split and `dataset.json`."""
-        train, coding = self._train(pool)
-        categories = tuple(Category(name=name, rows=rows) for name, rows in coding.rows.items())
-        schema = columns_schema(DENSE, categories, recorded.transform)
-        layout = Layout(self._options.lanes, self._options.group_rows)
-        splits: dict[str, Split] = {}
-        with _progress(self._splits, "write") as bar:
-            for name in self._splits:
-                ordered = train if name == "train" else _in_order(self._take(name), coding)
-                tables = _counted((coding.encode(table, order, pool) for table, order in ordered), bar)
-                splits[name] = write_split(tables, self._work / name, schema, layout, pool)
-        self._rows.check_end()
-        empty = next((name for name, split in splits.items() if not split.rows), None)
-        if empty:
-            raise UserError(f"split {empty}: all its rows are bad; allowed: at least one good row; mend the sources")
-        info = DatasetInfo(
-            dense=DENSE,
+    def run(self, transform: dict[str, Any], layout: Layout) -> DatasetInfo:
+        """Write every split's parts, and the vocabularies."""
+        steps = self._in_vocabularies or self._options.shuffle or self._options.split in RANDOM
+        direct = not steps and self._options.on_bad_row == "error" and self._log.seekable
+        rows = None if direct else self._read()
+        sizes = {} if rows is None else self._code(rows)
+        categories = tuple(
+            Category(name=column.name, rows=sizes.get(column.name, column.rows), multi_hot=column.multi_hot)
+            for column in self._columns.categories
+        )
+        schema = columns_schema(self._columns.dense, categories, transform, self._columns.weight)
+        written: dict[str, Split] = {}
+        start = 0
+        with ThreadPoolExecutor(self._workers(_PART)) as pool, self._progress("write") as bar:
+            for name, size in self._splits.items():
+                if rows is None:
+                    rows_of, size = partial(self._direct_rows, start), size
+                else:
+                    rows_of, size = partial(self._spooled_rows, rows, name), self._spooled_size(rows, name)
+                if not size:
+                    raise UserError(
+                        f"split {name}: all its rows are bad; allowed: at least one good row; mend the sources"
+                    )
+                written[name] = write_split(rows_of, size, self._work / name, schema, layout, pool, bar)
+                start += self._splits[name]
+        for folder in ("spool", "ids"):
+            shutil.rmtree(self._work / folder, ignore_errors=True)
+        return DatasetInfo(
+            dense=self._columns.dense,
             categories=categories,
             lanes=layout.lanes,
             group_rows=layout.group_rows,
-            splits=splits,
-            transform=recorded.transform,
-            best_auc=recorded.best_auc,
-            bad_rows=dict(sorted(self._rows.faults.items())),
+            splits=written,
+            transform=transform,
+            bad_rows=dict(sorted(rows.faults.items())) if rows else {},
+            weight=self._columns.weight,
         )
-        info.write(self._work)
-        return info
 
-    def _train(self, pool: ThreadPoolExecutor) -> tuple[Iterator[Ordered], Coding]:
-        """The training rows, and the coding of the categories, which a vocabulary takes from these rows."""
-        rows, options = self._splits["train"], self._options
-        tables = self._take("train")
-        fixed = self._fixed_coding()
-        if fixed and not options.shuffle:
-            return _in_order(tables, fixed), fixed
-        counting = Counting(self._names)
-        spool = Spool(self._work / "spool", rows, options.seed if options.shuffle else None)
-        with contextlib.closing(spool), _progress({"train": rows}, "read") as bar:
-            for table in _counted(tables, bar):
-                spool.add(table)
-                if not fixed:
-                    counting.add(table, pool)
-        coding = fixed or counting.finish(options.min_count, self._work / "vocabulary")
-        return spool.read() if options.shuffle else _in_order((table for table, _ in spool.read()), coding), coding
+    def _workers(self, each: int) -> int:
+        """Threads that may work at a time where each takes so many bytes."""
+        return max(1, min(THREADS, (self._options.memory - _BASE) // each))
 
-    def _take(self, name: str) -> Iterator[pa.Table]:
-        """The rows of a split, before they are shuffled; the splits must be taken in order."""
-        if self._options.split not in RANDOM:
-            return (piece.table for piece in self._rows.take(self._splits[name]))
-        return self._scatter() if name == "train" else (table for table, _ in self._others[name].read())
+    def _progress(self, what: str) -> Any:
+        total = sum(self._splits.values())
+        return tqdm(total=total, desc=f"prepare: {what}", unit=" rows", unit_scale=True, disable=None)
 
-    def _scatter(self) -> Iterator[pa.Table]:
-        """The training rows of a random split; those of the other splits are spooled on the way."""
-        self._others = {name: Spool(self._work / f"{name}.spool", self._splits[name], None) for name in SPLITS[1:]}
-        drawing = Drawing(self._options.split, self._options.seed)
-        for piece in self._rows.take(sum(self._splits.values())):
-            split = drawing.next(piece.lines) if piece.kept is None else drawing.next(piece.lines)[piece.kept]
-            for place, spool in enumerate(self._others.values(), 1):
-                spool.add(piece.table.filter(pa.array(split == place)))
-            yield piece.table.filter(pa.array(split == 0))
-        for spool in self._others.values():
-            spool.close()
+    # Reading: the log into the spool
 
-    def _fixed_coding(self) -> Coding | None:
-        """The coding, where it does not depend on the rows."""
-        options = self._options
-        if options.format == "slot":
-            return Coding(dict.fromkeys(CATEGORIES, raw.SLOT_ROWS), {})
-        if options.vocabulary:
-            return read_coding(options.vocabulary, self._names, self._work / "vocabulary")
-        if options.ids == "hash":
-            encoders = dict.fromkeys(self._names, hash_encoder(options.hash_rows))
-            return Coding(dict.fromkeys(self._names, options.hash_rows), encoders)
-        return None
+    def _read(self) -> spool.Rows:
+        groups = self._log.ranges(SEGMENT_ROWS)
+        numbers = iter(range(sum(map(len, groups))))
+        numbered = [[(next(numbers), each) for each in group] for group in groups]
+        spooled = Spool(self._work / "spool", sum(map(len, groups)), self._buckets + len(self._splits) - 1)
+        with ThreadPoolExecutor(self._workers(_SEGMENT)) as pool, self._progress("read") as bar:
+            for _ in pool.map(partial(self._read_group, spooled, bar), numbered):
+                pass
+        return spooled.load()
+
+    def _read_group(self, spooled: Spool, bar: Any, group: list[tuple[int, tuple[int, int]]]) -> None:
+        """Spool ranges of rows that lie one behind another, from the first one on that is not there yet."""
+        missing = [each for each in group if not spooled.has(each[0])]
+        bar.update(sum(stop - start for number, (start, stop) in group if spooled.has(number)))
+        if not missing:
+            return
+        pieces = self._log.read([missing[0][1][0], *(stop for _, (_, stop) in missing)])
+        for number, (start, stop) in missing:
+            found = self._gather(pieces, stop - start)
+            keys = self._keys(start, stop)
+            spooled.write(
+                number, found.table, keys if found.kept is None else keys[found.kept], found.faults or Counter()
+            )
+            bar.update(stop - start)
+
+    def _gather(self, pieces: Iterator[Parsed], lines: int) -> Parsed:
+        """The next rows as one piece, with ids where they are known already."""
+        tables, kept, faults, have = list[pa.Table](), list[npt.NDArray[np.int64]](), Counter[str](), 0
+        while have < lines:
+            piece = next(pieces, None)
+            if piece is None:
+                raise changed("the sources")
+            tables.append(self._encoded(piece.table))
+            kept.append(have + (np.arange(piece.lines) if piece.kept is None else piece.kept))
+            faults.update(piece.faults or {})
+            have += piece.lines
+        return Parsed(pa.concat_tables(tables), lines, np.concatenate(kept) if faults else None, faults)
+
+    def _encoded(self, table: pa.Table) -> pa.Table:
+        columns = [
+            encoded(column.combine_chunks(), self._encoders[name]) if name in self._encoders else column
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        ]
+        return pa.Table.from_arrays(columns, names=table.column_names)
+
+    def _keys(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """The key of each line: its bucket in the shuffle, or for other splits the next numbers; int64 [lines]."""
+        seed = self._options.seed
+        if self._options.split in RANDOM:
+            split = drawn(self._options.split, seed, start, stop - start)
+        else:
+            split = np.searchsorted(np.cumsum([*self._splits.values()]), np.arange(start, stop), side="right")
+        buckets = (uniforms([seed, 0], start, stop - start) * self._buckets).astype(np.int64)
+        return np.where(split == 0, buckets, self._buckets - 1 + split)
+
+    # Coding: a column at a time, its vocabulary and its ids
+
+    def _code(self, rows: spool.Rows) -> dict[str, int]:
+        """Write vocabularies and ids; gives the rows of each column's table."""
+        columns = self._in_vocabularies
+        for folder in ("vocabulary", "ids") if columns else ():
+            (self._work / folder).mkdir(exist_ok=True)
+        workers = self._workers(_COLUMN)
+        budget = (self._options.memory - _BASE) // workers
+        bar = tqdm(total=len(columns), desc="prepare: code", unit=" columns", disable=None)
+        with bar, ThreadPoolExecutor(workers) as pool:
+            sizes = {}
+            for column, size in zip(columns, pool.map(partial(self._code_column, rows, budget), columns), strict=True):
+                sizes[column.name] = size
+                bar.update()
+        return sizes
+
+    def _code_column(self, rows: spool.Rows, budget: int, column: Column) -> int:
+        path, ids = self._work / "vocabulary" / f"{column.name}.parquet", self._ids(column.name)
+        if ids.exists():
+            return pq.read_metadata(path).num_rows + 1
+        vocabulary = self._vocabulary(rows, budget, column)
+        vocabulary.write(path)
+        encode = vocabulary.encoder()
+        with spool.unfinished(ids) as unfinished, pa.OSFile(unfinished, "wb") as file:
+            writer = None
+            for values in rows.column(column.name):
+                batch = pa.RecordBatch.from_arrays([encoded(values, encode)], names=[column.name])
+                writer = writer or pa.ipc.new_file(file, batch.schema)
+                writer.write_batch(batch)
+            if writer:
+                writer.close()
+        return vocabulary.rows
+
+    def _vocabulary(self, rows: spool.Rows, budget: int, column: Column) -> Vocabulary:
+        given = self._options.vocabulary
+        if given:
+            folder = given / "vocabulary" if (given / "vocabulary").is_dir() else given
+            return Vocabulary.read(folder / f"{column.name}.parquet")
+        try:
+            train = partial(rows.column, column.name, self._buckets)
+            return Vocabulary.of(count_values(train, column.min_count, budget), column.min_count)
+        except MemoryError:
+            raise UserError(
+                f"memory: the vocabulary of {column.name} does not fit in {budget:,} bytes, its share; allowed: up to "
+                "all of this machine's; raise memory, or min_count"
+            ) from None
+
+    def _ids(self, column: str) -> Path:
+        return self._work / "ids" / f"{column}.arrow"
+
+    # Writing: the rows of a part
+
+    def _direct_rows(self, first: int, start: int, stop: int) -> pa.Table:
+        return self._gather(self._log.read([first + start, first + stop]), stop - start).table
+
+    def _spooled_size(self, rows: spool.Rows, name: str) -> int:
+        place = list(self._splits).index(name)
+        return int(rows.counts[: self._buckets].sum() if place == 0 else rows.counts[self._buckets - 1 + place])
+
+    def _spooled_rows(self, rows: spool.Rows, name: str, start: int, stop: int) -> pa.Table:
+        ids = {column.name: self._ids(column.name) for column in self._in_vocabularies}
+        place = list(self._splits).index(name)
+        if place or not self._options.shuffle:
+            return rows.read(rows.slices(self._buckets - 1 + place, start, stop), ids)
+        tables = []
+        ends = np.cumsum(rows.counts[: self._buckets])
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+        for bucket in range(first, last + 1):
+            size = int(rows.counts[bucket])
+            before = int(ends[bucket]) - size
+            order = np.random.default_rng([self._options.seed, 1 + bucket]).permutation(size)
+            wanted = pa.array(order[max(0, start - before) : stop - before])
+            whole = rows.read(rows.slices(bucket, 0, size), ids)
+            tables.append(
+                pa.Table.from_arrays([_taken(column, wanted) for column in whole.columns], whole.column_names)
+            )
+        return pa.concat_tables(tables)
 
 
-def _in_order(tables: Iterable[pa.Table], coding: Coding) -> Iterator[Ordered]:
-    return ((table, None) for table in rebatched(tables, SEARCH_ROWS if coding.searches else ENCODE_ROWS))
-
-
-def _counted(tables: Iterable[pa.Table], bar: Any) -> Iterator[pa.Table]:
-    for table in tables:
-        yield table
-        bar.update(table.num_rows)
-
-
-def _progress(splits: dict[str, int], what: str) -> Any:
-    return tqdm(total=sum(splits.values()), desc=f"prepare: {what}", unit=" rows", unit_scale=True, disable=None)
-
-
-def _transform(sources: dict[str, list[Path]], options: PrepareOptions) -> dict[str, Any]:
-    """What `dataset.json` says about how raw values became columns."""
-    result: dict[str, Any] = {"format": options.format}
-    if options.format == "slot":
-        result |= {"dense": "none", "ids": "slot", "shared_id_space": True, "missing_id": 0}
-    elif options.ids == "hash":
-        result |= {"dense": options.dense, "ids": "hash", "hash_rows": options.hash_rows, "missing_value": MISSING}
-    elif options.vocabulary:
-        result |= {"dense": options.dense, "ids": "vocabulary", "vocabulary": str(options.vocabulary)}
-    else:
-        result |= {"dense": options.dense, "ids": "vocabulary", "min_count": options.min_count}
-    if options.format == "kaggle":
-        result["bins"] = options.bins
-    if options.on_bad_row != "error":
-        result["on_bad_row"] = options.on_bad_row
-    result |= {"split": options.split, "shuffle_seed": options.seed if options.shuffle else None}
-    return result | {"sources": {name: [str(file) for file in files] for name, files in sources.items() if files}}
+def _taken(column: pa.ChunkedArray, order: pa.Array) -> pa.Array:
+    return column.combine_chunks().take(order)

@@ -56,20 +56,23 @@ def _fractions(split: str) -> list[Fraction]:
     return shares
 
 
-class Drawing:
-    """The split of each line, drawn at random; a function of the seed and the line's number alone."""
+def uniforms(key: list[int], first: int, count: int) -> npt.NDArray[np.float64]:
+    """Numbers `first` to `first + count` of the random sequence in [0, 1) that `key` names: one 64-bit draw each."""
+    bits = np.random.PCG64(key)
+    return np.random.Generator(bits.advance(first)).random(count)
 
-    def __init__(self, split: str, seed: int) -> None:
-        self._edges = np.cumsum(RANDOM[split])[:-1]
-        self._random = np.random.default_rng([seed, 2])
 
-    def next(self, lines: int) -> npt.NDArray[np.int64]:
-        """The splits of the next lines by their place in `SPLITS`, int64 [lines]."""
-        return np.searchsorted(self._edges, self._random.random(lines), side="right")
+def drawn(split: str, seed: int, first: int, lines: int) -> npt.NDArray[np.int64]:
+    """The splits of the lines from `first` on by their place in `SPLITS`, drawn at random, int64 [lines].
+
+    They are a function of the seed and the line's number alone.
+    """
+    edges = np.cumsum(RANDOM[split])[:-1]
+    return np.searchsorted(edges, uniforms([seed, 2], first, lines), side="right")
 
 
 def _drawn_lines(lines: int, split: str, seed: int) -> dict[str, int]:
-    drawing, counts = Drawing(split, seed), np.zeros(len(SPLITS), np.int64)
+    counts = np.zeros(len(SPLITS), np.int64)
     for start in range(0, lines, _DRAW_LINES):
-        counts += np.bincount(drawing.next(min(_DRAW_LINES, lines - start)), minlength=len(SPLITS))
+        counts += np.bincount(drawn(split, seed, start, min(_DRAW_LINES, lines - start)), minlength=len(SPLITS))
     return dict(zip(SPLITS, counts.tolist(), strict=True))

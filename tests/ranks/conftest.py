@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from dlrm_dist.data.prepare import PrepareOptions, prepare
+from dlrm_dist.data.options import PrepareOptions
+from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.synthetic import write_clicks
 
 

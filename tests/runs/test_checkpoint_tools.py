@@ -13,7 +13,8 @@ import torch
 from dlrm_dist.checkpoint import folder
 from dlrm_dist.checkpoint.source import open_source
 from dlrm_dist.checkpoint.storage import Reader
-from dlrm_dist.data.prepare import PrepareOptions, prepare
+from dlrm_dist.data.options import PrepareOptions
+from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.synthetic import write_clicks
 from dlrm_dist.errors import UserError
 from tests.helpers import ROOT, assert_refused, numbered_dataset, run_command

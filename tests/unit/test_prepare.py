@@ -13,7 +13,8 @@ import pytest
 
 from dlrm_dist.data import kaggle, raw, writer
 from dlrm_dist.data import prepare as module
-from dlrm_dist.data.prepare import PrepareOptions, prepare
+from dlrm_dist.data.options import PrepareOptions
+from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.schema import METADATA_KEY, read_info, stripe_group_rows
 from dlrm_dist.errors import UserError
 

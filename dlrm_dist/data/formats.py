@@ -1,0 +1,57 @@
+"""Files to sources, for each format."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+from dlrm_dist.data import npy, parquet, slot, text
+from dlrm_dist.data.files import File
+from dlrm_dist.data.kaggle import CATEGORIES, DENSE, Kaggle
+from dlrm_dist.data.options import PrepareOptions
+from dlrm_dist.data.sources import Column, Columns, Source
+
+
+class Opened(NamedTuple):
+    """Sources by split, their columns, and what is recorded of a schema file."""
+
+    sources: Mapping[str, Sequence[Source]]
+    columns: Columns
+    schema: dict[str, Any] | None = None
+
+
+def open_sources(files: dict[str, list[File]], options: PrepareOptions, pool: Executor) -> Opened:
+    """The sources in the files of each split, whose rows are counted here.
+
+    Raises:
+        UserError: a file cannot be read, is empty or does not belong to the format.
+    """
+    if options.format == "npy":
+        triples = {name: npy.triples(group, options.on_bad_row) for name, group in files.items()}
+        every = [source for group in triples.values() for source in group]
+        return Opened(triples, npy.columns_of(every, options.ids, options.hash_rows, options.min_count))
+    if options.format == "parquet":
+        return _open_parquet(files, options)
+    form = slot.Slot() if options.format == "slot" else Kaggle(options.dense, options.bins)
+    sources = {
+        name: [
+            text.TextSource(file, form, options.on_bad_row, counts)
+            for file, counts in zip(group, pool.map(text.count, group), strict=True)
+        ]
+        for name, group in files.items()
+    }
+    if isinstance(form, slot.Slot):
+        return Opened(sources, Columns(DENSE, tuple(Column(name, "keep", slot.SLOT_ROWS) for name in CATEGORIES)))
+    columns = (Column(name, options.ids, options.hash_rows, options.min_count) for name in form.categories)
+    return Opened(sources, Columns(DENSE, tuple(columns)))
+
+
+def _open_parquet(files: dict[str, list[File]], options: PrepareOptions) -> Opened:
+    assert options.schema is not None and options.dense != "minmax"  # see `options.check`
+    dense, schema = options.dense, parquet.read_schema(options.schema)
+    sources = {
+        name: [parquet.ParquetSource(file, schema, dense, options.on_bad_row) for file in group]
+        for name, group in files.items()
+    }
+    every = [source for group in sources.values() for source in group]
+    columns = parquet.columns_of(every, schema, options.ids, options.hash_rows, options.min_count)
+    return Opened(sources, columns, schema.model_dump(exclude_none=True))

@@ -1,0 +1,74 @@
+"""The folder in which a dataset is made: hidden beside its place, kept by a kill, renamed when complete."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dlrm_dist.errors import UserError
+
+_REQUEST = "request.json"
+
+
+@contextlib.contextmanager
+def work_folder(out: Path, request: dict[str, Any]) -> Iterator[Path]:
+    """A folder that becomes `out` at the end of the block.
+
+    What a killed process left there is found again by the same request; by another one it is removed. An interrupt
+    leaves the folder as it is, an error removes it.
+
+    Args:
+        out: must not exist.
+        request: what is made, from what: for JSON.
+
+    Raises:
+        UserError: another process is making `out`, or it cannot be written.
+    """
+    work = out.parent / f".{out.name}.preparing"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with _locked(work, out):
+            try:
+                _take_over(work, json.loads(json.dumps(request)))
+                yield work
+                (work / _REQUEST).unlink()
+                work.rename(out)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                shutil.rmtree(work, ignore_errors=True)
+                raise
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written: {error}; allowed: a folder on a disk with room for the rows three times; free "
+            "or choose another one"
+        ) from None
+
+
+@contextlib.contextmanager
+def _locked(work: Path, out: Path) -> Iterator[None]:
+    handle = os.open(work, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(
+            f"{out}: another process is making it; allowed: one at a time; wait for that one or choose another folder"
+        ) from None
+    finally:
+        os.close(handle)
+
+
+def _take_over(work: Path, request: dict[str, Any]) -> None:
+    """Empty the folder unless it was made for the same request."""
+    path = work / _REQUEST
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(path.read_text()) == request:
+            return
+    for each in work.iterdir():
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+    path.write_text(json.dumps(request))
