@@ -216,8 +216,8 @@ class _Preparation:
     def _code(self, rows: spool.Rows) -> dict[str, int]:
         """Write vocabularies and ids; gives the rows of each column's table."""
         columns = self._in_vocabularies
-        for folder in ("vocabulary", "ids") if columns else ():
-            (self._work / folder).mkdir(exist_ok=True)
+        if columns:
+            (self._work / "vocabulary").mkdir(exist_ok=True)
         workers = self._workers(_COLUMN)
         budget = (self._options.memory - _BASE) // workers
         bar = tqdm(total=len(columns), desc="prepare: code", unit=" columns", disable=None)
@@ -229,20 +229,17 @@ class _Preparation:
         return sizes
 
     def _code_column(self, rows: spool.Rows, budget: int, column: Column) -> int:
-        path, ids = self._work / "vocabulary" / f"{column.name}.parquet", self._ids(column.name)
-        if ids.exists():
+        path = self._work / "vocabulary" / f"{column.name}.parquet"
+        if path.exists():
             return pq.read_metadata(path).num_rows + 1
         vocabulary = self._vocabulary(rows, budget, column)
-        vocabulary.write(path)
         encode = vocabulary.encoder()
-        with spool.unfinished(ids) as unfinished, pa.OSFile(unfinished, "wb") as file:
-            writer = None
-            for values in rows.column(column.name):
-                batch = pa.RecordBatch.from_arrays([encoded(values, encode)], names=[column.name])
-                writer = writer or pa.ipc.new_file(file, batch.schema)
-                writer.write_batch(batch)
-            if writer:
-                writer.close()
+        self._ids(column.name, 0).parent.mkdir(parents=True, exist_ok=True)
+        for segment in range(rows.segments):
+            values = rows.column(column.name, segment)
+            batches = [pa.RecordBatch.from_arrays([encoded(each, encode)], names=[column.name]) for each in values]
+            spool.write_batches(self._ids(column.name, segment), batches, batches[0].schema)
+        vocabulary.write(path)
         return vocabulary.rows
 
     def _vocabulary(self, rows: spool.Rows, budget: int, column: Column) -> Vocabulary:
@@ -251,16 +248,20 @@ class _Preparation:
             folder = given / "vocabulary" if (given / "vocabulary").is_dir() else given
             return Vocabulary.read(folder / f"{column.name}.parquet")
         try:
-            train = partial(rows.column, column.name, self._buckets)
-            return Vocabulary.of(count_values(train, column.min_count, budget), column.min_count)
+            found = count_values(partial(self._train_values, rows, column.name), column.min_count, budget)
+            return Vocabulary.of(found, column.min_count)
         except MemoryError:
             raise UserError(
                 f"memory: the vocabulary of {column.name} does not fit in {budget:,} bytes, its share; allowed: up to "
                 "all of this machine's; raise memory, or min_count"
             ) from None
 
-    def _ids(self, column: str) -> Path:
-        return self._work / "ids" / f"{column}.arrow"
+    def _train_values(self, rows: spool.Rows, column: str) -> Iterator[pa.Array]:
+        for segment in range(rows.segments):
+            yield from rows.column(column, segment, self._buckets)
+
+    def _ids(self, column: str, segment: int) -> Path:
+        return self._work / "ids" / column / f"{segment:06d}.arrow"
 
     # Writing: the rows of a part
 
@@ -272,7 +273,7 @@ class _Preparation:
         return int(rows.counts[: self._buckets].sum() if place == 0 else rows.counts[self._buckets - 1 + place])
 
     def _spooled_rows(self, rows: spool.Rows, name: str, start: int, stop: int) -> pa.Table:
-        ids = {column.name: self._ids(column.name) for column in self._in_vocabularies}
+        ids = {column.name: partial(self._ids, column.name) for column in self._in_vocabularies}
         place = list(self._splits).index(name)
         if place or not self._options.shuffle:
             return rows.read(rows.slices(self._buckets - 1 + place, start, stop), ids)

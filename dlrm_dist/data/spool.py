@@ -5,10 +5,10 @@ sequence in the order of the log, whatever the segments are. A segment is a file
 that a preparation that was killed goes on after the last one.
 """
 
-import contextlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-_EDGES, _FAULTS = b"edges", b"faults"
+_COUNTS, _FAULTS = b"counts", b"faults"
 
 
 class Slice(NamedTuple):
-    """Rows `start` to `stop` (exclusive) of a segment."""
+    """Rows `start` to `stop` (exclusive) of a segment's rows of a key."""
 
     segment: int
+    key: int
     start: int
     stop: int
 
@@ -32,12 +33,12 @@ class Spool:
 
     def __init__(self, folder: Path, segments: int, keys: int) -> None:
         """Open a spool, with the segments that are there already."""
-        self.folder, self._segments, self._keys = folder, segments, keys
+        self._folder, self._segments, self._keys = folder, segments, keys
         folder.mkdir(exist_ok=True)
 
     def has(self, segment: int) -> bool:
         """Whether the segment is complete."""
-        return self._path(segment).exists()
+        return self.path(segment).exists()
 
     def write(self, segment: int, table: pa.Table, keys: npt.NDArray[np.int64], faults: Counter[str]) -> None:
         """Write a segment: its rows, their keys int64 [rows], and what was wrong with bad rows."""
@@ -49,49 +50,48 @@ class Spool:
         else:
             columns = [column.combine_chunks() for column in table.columns]
         edges = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        metadata = {_EDGES: edges.tobytes(), _FAULTS: json.dumps(faults).encode()}
+        metadata = {_COUNTS: counts.tobytes(), _FAULTS: json.dumps(faults).encode()}
         batch = pa.RecordBatch.from_arrays(columns, names=table.column_names)
-        with (
-            unfinished(self._path(segment)) as path,
-            pa.ipc.new_file(path, batch.schema.with_metadata(metadata)) as out,
-        ):
-            out.write_batch(batch)
+        by_key = (batch[start:stop] for start, stop in itertools.pairwise(edges))
+        write_batches(self.path(segment), by_key, batch.schema.with_metadata(metadata))
 
     def load(self) -> "Rows":
         """All rows, when every segment is complete."""
-        edges, faults = [], Counter[str]()
+        counts, faults = [], Counter[str]()
         for segment in range(self._segments):
-            with pa.memory_map(str(self._path(segment))) as file:
+            with pa.OSFile(str(self.path(segment))) as file:
                 metadata = pa.ipc.open_file(file).schema.metadata
-            edges.append(np.frombuffer(metadata[_EDGES], np.int64))
+            counts.append(np.frombuffer(metadata[_COUNTS], np.int64))
             faults.update(json.loads(metadata[_FAULTS]))
-        return Rows(self, np.stack(edges), faults)
+        return Rows(self.path, np.stack(counts), faults)
 
-    def batch(self, segment: int) -> pa.RecordBatch:
-        """A segment's rows, mapped into memory."""
-        with pa.memory_map(str(self._path(segment))) as file:
-            return pa.ipc.open_file(file).get_batch(0)
-
-    def _path(self, segment: int) -> Path:
-        return self.folder / f"{segment:06d}.arrow"
+    def path(self, segment: int) -> Path:
+        """A segment's file: a record batch for each key."""
+        return self._folder / f"{segment:06d}.arrow"
 
 
 class Rows:
     """The rows of a complete spool."""
 
-    def __init__(self, spool: Spool, edges: npt.NDArray[np.int64], faults: Counter[str]) -> None:
-        """Take where each key's rows begin in each segment, int64 [segments, keys + 1]."""
-        self._spool, self._edges, self.faults = spool, edges, faults
-        counts = np.diff(edges, axis=1)
+    def __init__(self, path: Callable[[int], Path], counts: npt.NDArray[np.int64], faults: Counter[str]) -> None:
+        """Take segments' files, their rows of each key, int64 [segments, keys], and what was wrong with bad rows."""
+        self._path, self._counts, self.faults = path, counts, faults
         self.counts: npt.NDArray[np.int64] = counts.sum(axis=0)
         """Rows of each key."""
         self._before = np.concatenate([np.zeros_like(counts[:1]), np.cumsum(counts, axis=0)])
 
-    def column(self, name: str, keys: int | None = None) -> Iterator[pa.Array]:
-        """A column of each segment in turn: the rows of all keys, or of those below `keys`."""
-        for segment, edges in enumerate(self._edges):
-            column = self._spool.batch(segment)[name]
-            yield column if keys is None else column[: edges[keys]]
+    @property
+    def segments(self) -> int:
+        """How many there are."""
+        return len(self._counts)
+
+    def column(self, name: str, segment: int, keys: int | None = None) -> list[pa.Array]:
+        """A column of a segment, an array a key: of all of them, or of those below `keys`; mapped into memory."""
+        with pa.memory_map(str(self._path(segment))) as file:
+            reader = pa.ipc.open_file(file)
+            only = pa.ipc.IpcReadOptions(included_fields=[reader.schema.get_field_index(name)])
+            reader = pa.ipc.open_file(file, options=only)
+            return [reader.get_batch(key)[0] for key in range(reader.num_record_batches if keys is None else keys)]
 
     def slices(self, key: int, start: int, stop: int) -> list[Slice]:
         """Where the rows `start` to `stop` of a key's sequence are."""
@@ -99,37 +99,36 @@ class Rows:
         first, last = np.searchsorted(before, start, side="right") - 1, np.searchsorted(before, stop, side="left")
         found = []
         for segment in range(first, last):
-            shift = int(self._edges[segment, key] - before[segment])
             inside = max(start, int(before[segment])), min(stop, int(before[segment + 1]))
             if inside[0] < inside[1]:
-                found.append(Slice(segment, inside[0] + shift, inside[1] + shift))
+                found.append(Slice(segment, key, *(int(row - before[segment]) for row in inside)))
         return found
 
-    def read(self, slices: list[Slice], encoded: dict[str, Path]) -> pa.Table:
+    def read(self, slices: list[Slice], replaced: Mapping[str, Callable[[int], Path]]) -> pa.Table:
         """The rows of some slices one behind another, columns in chunks.
+
+        They are read, not mapped: with a file's large pages a map of a few rows counts as one of the whole file.
 
         Args:
             slices: what `slices` gives.
-            encoded: files with ids of columns (a record batch a segment), which replace raw values.
+            replaced: of columns that are taken from other files, those files, by segment: a record batch for each key.
         """
-        batches = {each.segment: self._spool.batch(each.segment) for each in slices}
-        names = next(iter(batches.values())).schema.names
+        return pa.concat_tables([self._read(each, replaced) for each in slices])
 
-        def column(name: str) -> pa.ChunkedArray:
-            if name in encoded:
-                with pa.memory_map(str(encoded[name])) as file:
-                    reader = pa.ipc.open_file(file)
-                    ids = {segment: reader.get_batch(segment)[0] for segment in batches}
-            else:
-                ids = {segment: batch[name] for segment, batch in batches.items()}
-            return pa.chunked_array([ids[each.segment][each.start : each.stop] for each in slices])
-
-        return pa.Table.from_arrays([column(name) for name in names], names=names)
+    def _read(self, at: Slice, replaced: Mapping[str, Callable[[int], Path]]) -> pa.Table:
+        with pa.OSFile(str(self._path(at.segment))) as file:
+            table = pa.Table.from_batches([pa.ipc.open_file(file).get_batch(at.key)])
+        for name, path in replaced.items():
+            with pa.OSFile(str(path(at.segment))) as file:
+                ids = pa.ipc.open_file(file).get_batch(at.key)[0]
+            table = table.set_column(table.column_names.index(name), name, ids)
+        return table[at.start : at.stop]
 
 
-@contextlib.contextmanager
-def unfinished(path: Path) -> Iterator[str]:
-    """Another path to write to, which takes the name `path` when all is written."""
-    other = path.with_suffix(".tmp")
-    yield str(other)
-    other.rename(path)
+def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
+    """Write record batches as a file, which appears when it is complete."""
+    unfinished = path.with_suffix(".tmp")
+    with pa.ipc.new_file(str(unfinished), schema) as out:
+        for batch in batches:
+            out.write_batch(batch)
+    unfinished.rename(path)

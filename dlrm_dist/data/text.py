@@ -99,6 +99,8 @@ class TextSource:
             begun, text = number, chunk[start_at:]
         if text:
             yield self._block(begun, text)
+        if int(self._starts[begun + 1 if text else begun]) < stop:
+            raise changed(self.name)
 
     def _block(self, number: int, text: bytes) -> Block:
         line = int(self._starts[number]) + 1

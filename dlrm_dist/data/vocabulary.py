@@ -222,8 +222,10 @@ class Vocabulary:
         return Vocabulary(table)
 
     def write(self, path: Path) -> None:
-        """Write the kept values and their counts as Parquet: row i has id i + 1."""
-        pq.write_table(self.table, path, compression="zstd")
+        """Write the kept values and their counts as Parquet, which appears when it is complete: row i has id i + 1."""
+        unfinished = path.with_suffix(".tmp")
+        pq.write_table(self.table, unfinished, compression="zstd")
+        unfinished.rename(path)
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

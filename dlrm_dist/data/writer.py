@@ -65,7 +65,7 @@ def write_split(
         pool: threads that each make and write a part at a time.
         progress: told the rows that were written.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     stripe = layout.lanes * layout.group_rows
     starts = range(0, rows, stripe)
     paths = [folder / f"part-{number:05d}.parquet" for number in range(len(starts))]

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -11,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dlrm_dist.data import kaggle, raw, writer
+from dlrm_dist.data import kaggle, text, writer
 from dlrm_dist.data import prepare as module
 from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.schema import METADATA_KEY, read_info, stripe_group_rows
+from dlrm_dist.data.splits import split_lines
+from dlrm_dist.data.work_folder import work_folder
 from dlrm_dist.errors import UserError
 
 LANES, GROUP_ROWS = 4, 8
@@ -79,8 +82,8 @@ def check_values(rows, table, ids):
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("ids", ["hash", "vocabulary"])
 def test_values_splits_and_vocabulary_follow_the_obvious_definition(tmp_path, monkeypatch, ids, shuffle):
-    monkeypatch.setattr(writer, "BUCKET_ROWS", 64)
-    monkeypatch.setattr(raw, "BLOCK_BYTES", 5000)
+    monkeypatch.setattr(module, "BUCKET_ROWS", 64)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 5000)
     rows = random_rows(300)
     write(tmp_path / "a", rows[:100])
     write(tmp_path / "b.gz", rows[100:])
@@ -168,7 +171,7 @@ def spoiled(rows):
 @pytest.mark.parametrize("ids", ["hash", "vocabulary"])
 @pytest.mark.parametrize("on_bad_row", ["skip", "null"])
 def test_bad_rows_are_left_out_or_mended_and_counted(tmp_path, monkeypatch, on_bad_row, ids, size):
-    monkeypatch.setattr(raw, "BLOCK_BYTES", size)
+    monkeypatch.setattr(text, "BLOCK_BYTES", size)
     bad, left = spoiled(random_rows(70))
     write(tmp_path / "log", bad)
     how = options(on_bad_row=on_bad_row, split="kaggle", ids=ids, hash_rows=100, min_count=1)
@@ -241,7 +244,7 @@ def test_a_bad_vocabulary_is_named(tmp_path, harm, message):
 @pytest.mark.parametrize("ids", ["hash", "vocabulary"])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_the_result_depends_on_neither_blocks_threads_nor_gz(tmp_path, monkeypatch, ids, shuffle):
-    monkeypatch.setattr(writer, "BUCKET_ROWS", 50)
+    monkeypatch.setattr(module, "BUCKET_ROWS", 50)
     rows = random_rows(170)
     (tmp_path / "plain").mkdir()
     (tmp_path / "packed").mkdir()
@@ -249,12 +252,12 @@ def test_the_result_depends_on_neither_blocks_threads_nor_gz(tmp_path, monkeypat
     write(tmp_path / "packed" / "1.gz", rows[:60])
     write(tmp_path / "packed" / "2.gz", rows[60:])
     tables = []
-    for number, (source, block, threads, encode) in enumerate(
+    for number, (source, block, threads, segment) in enumerate(
         [("plain", 8 << 20, 1, 1 << 20), ("plain", 700, 4, 33), ("packed", 3000, 2, 64)]
     ):
-        monkeypatch.setattr(raw, "BLOCK_BYTES", block)
+        monkeypatch.setattr(text, "BLOCK_BYTES", block)
         monkeypatch.setattr(module, "THREADS", threads)
-        monkeypatch.setattr(module, "ENCODE_ROWS", encode)
+        monkeypatch.setattr(module, "SEGMENT_ROWS", segment)
         out = tmp_path / f"out{number}"
         prepare([tmp_path / source], out, options(ids=ids, shuffle=shuffle, split="kaggle"))
         tables.append([read(out, split) for split in ("train", "valid", "test")])
@@ -316,7 +319,7 @@ def test_random_splits_are_disjoint_complete_and_of_their_shares(tmp_path, monke
     left = {number: row for number, row in enumerate(rows) if number % 50}
     found = []
     for number, size in enumerate((8 << 20, 5000)):
-        monkeypatch.setattr(raw, "BLOCK_BYTES", size)
+        monkeypatch.setattr(text, "BLOCK_BYTES", size)
         out = tmp_path / f"out{number}"
         how = options(split=split, shuffle=shuffle, ids=ids, hash_rows=1000, on_bad_row="skip", seed=3, min_count=1)
         info = prepare([tmp_path / "log"], out, how)
@@ -358,6 +361,7 @@ def test_what_transform_records(tmp_path):
     log = write(tmp_path / "log", random_rows(20))
     hashed = prepare([log], tmp_path / "1", options(ids="hash", hash_rows=50, dense="none", shuffle=True, seed=5))
     common = {"format": "kaggle", "bins": False, "split": "none", "sources": {"train": [str(log)]}}
+    common["source_bytes"] = log.stat().st_size
     expected = {"dense": "none", "ids": "hash", "hash_rows": 50, "missing_value": 2**32, "shuffle_seed": 5}
     assert hashed.transform == common | expected
     kept = prepare([log], tmp_path / "2", options(min_count=4))
@@ -389,7 +393,7 @@ def test_slot_rows_keep_ids_and_dense_values(tmp_path, shuffle):
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("ids", ["hash", "vocabulary"])
 def test_a_bad_row_is_named_and_leaves_nothing_behind(tmp_path, monkeypatch, ids, shuffle):
-    monkeypatch.setattr(raw, "BLOCK_BYTES", 3000)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 3000)
     rows = random_rows(90)
     rows[70][16] = "xyz"
     write(tmp_path / "good", random_rows(30))
@@ -402,17 +406,96 @@ def test_a_bad_row_is_named_and_leaves_nothing_behind(tmp_path, monkeypatch, ids
         assert not any((tmp_path / "o").iterdir())
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupt_leaves_nothing_behind(tmp_path, monkeypatch, error):
+def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch):
     write(tmp_path / "log", random_rows(90))
 
     def stop(*_):
-        raise error
+        raise RuntimeError
 
     monkeypatch.setattr(writer, "_write_stripe", stop)
-    with pytest.raises(error):
+    with pytest.raises(RuntimeError):
         prepare([tmp_path / "log"], tmp_path / "o" / "out", options(shuffle=True))
     assert not any((tmp_path / "o").iterdir())
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def interrupt_after(patch, calls):
+    """Let so many segments, vocabularies and parts be written, and then raise KeyboardInterrupt; gives their list."""
+    done = []
+
+    def limited(work):
+        def write(*words):
+            if len(done) >= calls:
+                raise KeyboardInterrupt
+            work(*words)
+            done.append(work)
+
+        return write
+
+    for owner, name in ((module.Spool, "write"), (module.Vocabulary, "write"), (writer, "_write_stripe")):
+        patch.setattr(owner, name, limited(getattr(owner, name)))
+    return done
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("ids", ["hash", "vocabulary"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_what_was_interrupted_goes_on_and_is_what_it_would_have_been(tmp_path, monkeypatch, ids, shuffle, packed):
+    monkeypatch.setattr(module, "SEGMENT_ROWS", 30)
+    monkeypatch.setattr(module, "BUCKET_ROWS", 40)
+    monkeypatch.setattr(module, "THREADS", 1)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 3000)
+    log = write(tmp_path / ("log.gz" if packed else "log"), spoiled(random_rows(200))[0])
+    how = options(ids=ids, hash_rows=99, shuffle=shuffle, split="0.7,0.1,0.2", on_bad_row="null")
+    with monkeypatch.context() as patch:
+        expected = interrupt_after(patch, 1000)
+        whole = prepare([log], tmp_path / "whole", how)
+    done = []
+    while not (tmp_path / "out").exists():
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            found = interrupt_after(patch, 3)
+            prepare([log], tmp_path / "out", how)
+        assert found, "a run that does nothing"
+        done += found
+    assert len(expected) >= 12 and Counter(done) == Counter(expected)  # nothing was done twice
+    assert read_info(tmp_path / "out") == whole
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {log.name, "whole", "out"}
+
+
+def test_other_options_do_not_go_on_with_what_was_interrupted(tmp_path, monkeypatch):
+    log = write(tmp_path / "log", random_rows(100))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(patch, 1)
+        prepare([log], tmp_path / "out", options(ids="hash", hash_rows=10))
+    prepare([log], tmp_path / "out", options(ids="hash", hash_rows=20))
+    prepare([log], tmp_path / "alone", options(ids="hash", hash_rows=20))
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "alone")
+
+
+def test_two_at_once_are_refused(tmp_path):
+    log = write(tmp_path / "log", random_rows(20))
+    with work_folder(tmp_path / "out", {}), pytest.raises(UserError, match="out: another process is making it"):
+        prepare([log], tmp_path / "out", options())
+    assert (tmp_path / "out").is_dir() and not (tmp_path / ".out.preparing").exists()
+
+
+def test_the_same_again_does_nothing_and_another_way_is_refused(tmp_path):
+    log = write(tmp_path / "log", random_rows(50))
+    made = prepare([log], tmp_path / "out", options(min_count=3))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert prepare([str(log)], tmp_path / "out", options(min_count=3)) == made
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    with pytest.raises(UserError, match="out: exists already, with other min_count; allowed: a new folder"):
+        prepare([log], tmp_path / "out", options(min_count=4))
+    with pytest.raises(UserError, match="out: exists already, with other lanes"):
+        prepare([log], tmp_path / "out", options(min_count=3, lanes=5))
+    write(log, random_rows(51))
+    with pytest.raises(UserError, match="out: exists already, with other source_bytes"):
+        prepare([log], tmp_path / "out", options(min_count=3))
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -427,12 +510,18 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch
     assert not any((tmp_path / "o").iterdir())
 
 
-@pytest.mark.parametrize("counted", [20, 40])
-def test_sources_that_change_meanwhile_are_an_error(tmp_path, monkeypatch, counted):
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("now", [20, 40])
+def test_sources_that_change_meanwhile_are_an_error(tmp_path, monkeypatch, now, shuffle):
     write(tmp_path / "log", random_rows(30))
-    monkeypatch.setattr(raw, "count_rows", lambda _: counted)
-    with pytest.raises(UserError, match="changed while they were read"):
-        prepare([tmp_path / "log"], tmp_path / "out", options())
+
+    def change(*arguments):
+        write(tmp_path / "log", random_rows(now))
+        return split_lines(*arguments)
+
+    monkeypatch.setattr(module, "split_lines", change)
+    with pytest.raises(UserError, match="changed while it was read"):
+        prepare([tmp_path / "log"], tmp_path / "out", options(shuffle=shuffle))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
 
 
@@ -457,8 +546,14 @@ def test_sources_that_change_meanwhile_are_an_error(tmp_path, monkeypatch, count
         ({"lanes": 0}, "lanes: 0 is impossible"),
         ({"group_rows": 0}, "group_rows: 0 is impossible"),
         ({"seed": -1}, "seed: -1 is impossible; allowed: 0 to"),
-        ({"format": "csv"}, "format: 'csv' is unknown; allowed: kaggle, slot"),
+        ({"format": "csv"}, "format: 'csv' is unknown; allowed: kaggle, slot, npy, parquet"),
         ({"ids": "raw"}, "ids: 'raw' is unknown; allowed: hash, vocabulary"),
+        ({"ids": "keep"}, "ids: 'keep' is unknown; allowed: hash, vocabulary"),
+        ({"memory": 10}, "memory: 10 is impossible; allowed: 1000000000 to"),
+        ({"schema": Path("s")}, "schema: maps the columns of format parquet"),
+        ({"format": "parquet"}, "schema: maps the columns of format parquet"),
+        ({"format": "npy"}, "log: belongs to no triple"),
+        ({"format": "npy", "bins": True}, "bins: format npy has no integers"),
         ({"dense": "log"}, "dense: 'log' is unknown; allowed: log1p, log3, minmax, none"),
     ],
 )
@@ -474,15 +569,16 @@ def test_bad_options_and_sources_are_refused_before_any_work(tmp_path, monkeypat
 
 
 def test_no_sources_are_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"^split train: has no rows, of 0 in all"):
+    with pytest.raises(UserError, match=r"^split train: has no sources"):
         prepare([], tmp_path / "out", options())
 
 
-def test_an_existing_dataset_is_not_touched(tmp_path):
+def test_what_exists_is_not_touched(tmp_path):
+    log = write(tmp_path / "log", random_rows(5))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("keep")
-    with pytest.raises(UserError, match=f"^{tmp_path}/out: exists already"):
-        prepare([tmp_path / "none"], tmp_path / "out", options())
+    with pytest.raises(UserError, match=f"^{tmp_path}/out: exists already, and is no dataset"):
+        prepare([log], tmp_path / "out", options())
     assert (tmp_path / "out" / "mine").read_text() == "keep"
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 
 from dlrm_dist.data import writer
 from dlrm_dist.data.schema import METADATA_KEY, Category
-from dlrm_dist.data.writer import Layout, Spool, columns_schema, rebatched, write_split
+from dlrm_dist.data.writer import Layout, columns_schema, write_split
+from tests.helpers import write_table
 
 LANES, GROUP_ROWS = 4, 8
 STRIPE = LANES * GROUP_ROWS
+LAYOUT = Layout(LANES, GROUP_ROWS)
 
 
 def numbered(rows, start=0):
@@ -44,8 +47,7 @@ def group_sizes(folder, split):
 @pytest.mark.parametrize("rows", [1, 3, 4, 31, 32, 33, 64, 69, 95])
 @pytest.mark.parametrize("size", [1, 10, 32, 100])
 def test_parts_are_stripes_of_lanes_whatever_the_pieces(tmp_path, rows, size):
-    with ThreadPoolExecutor(2) as pool:
-        split = write_split(pieces(rows, size), tmp_path / "train", schema(), Layout(LANES, GROUP_ROWS), pool)
+    split = write_table(pa.concat_tables(pieces(rows, size)), tmp_path / "train", schema(), LAYOUT)
     full, last = divmod(rows, STRIPE)
     expected = [[GROUP_ROWS] * LANES] * full
     if last:
@@ -58,13 +60,13 @@ def test_parts_are_stripes_of_lanes_whatever_the_pieces(tmp_path, rows, size):
 
 
 def test_row_groups_of_zero_rows_can_be_read(tmp_path):
-    split = write_split([numbered(2)], tmp_path / "valid", schema(), Layout(LANES, GROUP_ROWS))
+    split = write_table(numbered(2), tmp_path / "valid", schema(), LAYOUT)
     file = pq.ParquetFile(tmp_path / split.parts[0])
     assert [file.read_row_group(group).num_rows for group in range(file.num_row_groups)] == [1, 1, 0, 0]
 
 
 def test_files_say_what_their_columns_are_and_are_stored_for_fast_decoding(tmp_path):
-    split = write_split(pieces(40, 7), tmp_path / "train", schema(), Layout(LANES, GROUP_ROWS))
+    split = write_table(numbered(40), tmp_path / "train", schema(), LAYOUT)
     for part in split.parts:
         read = pq.read_schema(tmp_path / part)
         assert [(field.name, field.type, field.nullable) for field in read] == [
@@ -88,53 +90,23 @@ def test_an_error_of_a_writing_thread_is_raised(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(writer, "_write_stripe", fail)
-    with ThreadPoolExecutor(2) as pool, pytest.raises(OSError, match="disk full"):
-        write_split([numbered(10)], tmp_path / "train", schema(), Layout(LANES, GROUP_ROWS), pool)
+    with pytest.raises(OSError, match="disk full"):
+        write_table(numbered(10), tmp_path / "train", schema(), LAYOUT)
 
 
-def test_rebatched_tables_have_the_size_asked_and_no_empty_one():
-    tables = list(rebatched([numbered(0), *pieces(20, 3), numbered(0)], 10))
-    assert [table.num_rows for table in tables] == [10, 10]
-    assert [table.num_rows for table in rebatched(pieces(23, 50), 10)] == [10, 10, 3]
-    assert pa.concat_tables(tables)["C1"].to_pylist() == list(range(20))
+def test_parts_that_are_there_are_not_made_again(tmp_path):
+    whole = write_table(numbered(100), tmp_path / "a" / "train", schema(), LAYOUT)
+    table, asked = numbered(100), []
 
+    def rows_of(start, stop):
+        asked.append(start)
+        return table[start:stop]
 
-def spooled(folder, rows, size, seed):
-    spool = Spool(folder / "spool", rows, seed)
-    for table in pieces(rows, size):
-        spool.add(table)
-    spool.close()
-    out = [table["C1"].to_numpy() if order is None else table["C1"].to_numpy()[order] for table, order in spool.read()]
-    assert not (folder / "spool").exists()
-    return np.concatenate(out).tolist()
-
-
-@pytest.mark.parametrize("bucket_rows", [10, 1000])
-def test_a_shuffle_is_a_permutation_set_by_the_seed_alone(tmp_path, monkeypatch, bucket_rows):
-    monkeypatch.setattr(writer, "BUCKET_ROWS", bucket_rows)
-    first = spooled(tmp_path, 200, 7, seed=1)
-    assert first != list(range(200)) and sorted(first) == list(range(200))
-    assert spooled(tmp_path, 200, 64, seed=1) == first
-    assert spooled(tmp_path, 200, 7, seed=2) != first
-
-
-def test_a_shuffle_takes_every_row_everywhere(tmp_path, monkeypatch):
-    """Row 0 of 8, in 4 buckets: over 400 seeds each place is expected 50 times (standard deviation 6.6)."""
-    monkeypatch.setattr(writer, "BUCKET_ROWS", 2)
-    places = np.bincount([spooled(tmp_path, 8, 3, seed).index(0) for seed in range(400)], minlength=8)
-    assert places.min() > 50 - 5 * 6.6 and places.max() < 50 + 5 * 6.6
-
-
-def test_without_a_seed_the_order_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "BUCKET_ROWS", 10)
-    assert spooled(tmp_path, 200, 7, seed=None) == list(range(200))
-
-
-def test_the_number_of_buckets_is_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "BUCKET_ROWS", 1)
-    monkeypatch.setattr(writer, "MAX_BUCKETS", 3)
-    spool = Spool(tmp_path / "spool", 100, 0)
-    spool.add(numbered(100))
-    spool.close()
-    assert len(list((tmp_path / "spool").iterdir())) == 3
-    assert sum(table.num_rows for table, _ in spool.read()) == 100
+    (tmp_path / "b").mkdir()
+    shutil.copytree(tmp_path / "a" / "train", tmp_path / "b" / "train")
+    (tmp_path / "b" / "train" / "part-00002.parquet").unlink()
+    with ThreadPoolExecutor(2) as pool:
+        again = write_split(rows_of, 100, tmp_path / "b" / "train", schema(), LAYOUT, pool)
+    assert again == whole and asked == [2 * STRIPE]
+    for part in whole.parts:
+        assert (tmp_path / "a" / part).read_bytes() == (tmp_path / "b" / part).read_bytes()

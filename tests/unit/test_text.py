@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlrm_dist.data import kaggle, raw
-from dlrm_dist.data.raw import Block, count_rows, parse, read_blocks
+from dlrm_dist.data import text as text_module
+from dlrm_dist.data.files import File, find
+from dlrm_dist.data.kaggle import Kaggle
+from dlrm_dist.data.slot import Slot
+from dlrm_dist.data.text import Block, TextSource, count
 from dlrm_dist.errors import UserError
 
 NAMES = ["label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
@@ -29,12 +32,25 @@ def slot_line(label="1", dense=("0.5",) * 13, slots=((3, 7), (26, 1_000_000))):
     )
 
 
-def parsed(tmp_path, content, form="kaggle", dense="log1p", name="log.txt"):
+def source(path, form=None, on_bad_row="error"):
+    (file,) = find(path)
+    return TextSource(file, form or Kaggle(), on_bad_row, count(file))
+
+
+def parsed(tmp_path, content, form=None, name="log.txt"):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    tables = [parse(block, form, dense) for block in read_blocks(path)]
-    assert sum(table.num_rows for table in tables) == count_rows(path)
-    return pa.concat_tables(tables)
+    found = source(path, form)
+    pieces = list(found.read([0, found.rows]))
+    assert sum(piece.lines for piece in pieces) == sum(piece.table.num_rows for piece in pieces) == found.rows
+    return pa.concat_tables([piece.table for piece in pieces])
+
+
+def parse(text, form):
+    """The rows of a text, read from no file."""
+    lines = text.count(b"\n") + (not text.endswith(b"\n"))
+    made = TextSource(File("log", 0, 0, None, "log"), form, "error", [lines])
+    return made.parse(Block("log", 1, text, lines)).table
 
 
 def reference(rows, dense):
@@ -49,7 +65,7 @@ def reference(rows, dense):
 @given(ROWS, st.sampled_from(["log1p", "none"]), st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_kaggle_rows_are_what_plain_python_reads(rows, dense, end, last_end):
     text = end.join(line(*row) for row in rows) + (end if last_end else "")
-    table = parse(Block("log", 1, text.encode()), "kaggle", dense)
+    table = parse(text.encode(), Kaggle(dense))
     assert table.column_names == NAMES
     assert table.schema.types == [pa.uint8()] + [pa.float32()] * 13 + [pa.uint32()] * 26
     numbers, categories = reference(rows, dense)
@@ -62,12 +78,12 @@ def test_every_byte_of_a_category_is_judged():
     for position in range(8):
         for byte in set(range(256)) - set(b"\t\r\n"):
             text = b"0" * position + bytes([byte]) + b"0" * (7 - position)
-            block = Block("log", 1, line().encode().replace(b"deadbeef", text))
+            row = line().encode().replace(b"deadbeef", text)
             if chr(byte) in "0123456789abcdefABCDEF":
-                assert parse(block, "kaggle", "none")["C26"].to_pylist() == [int(text, 16)]
+                assert parse(row, Kaggle("none"))["C26"].to_pylist() == [int(text, 16)]
             else:
                 with pytest.raises(UserError, match=re.escape("column C1 (15th)")):
-                    parse(block, "kaggle", "none")
+                    parse(row, Kaggle("none"))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -80,7 +96,7 @@ def test_every_byte_of_a_category_is_judged():
 )
 def test_transforms_of_other_recipes(dense, first, second, end):
     rows = [line(dense=(text,) * 13) for text in ("", "-3", "-2", "5")]
-    table = parse(Block("log", 1, end.join(rows).encode()), "kaggle", dense)
+    table = parse(end.join(rows).encode(), Kaggle(dense))
     for name, expected in (("I1", first), ("I2", second)):
         np.testing.assert_allclose(table[name].to_numpy(), expected, rtol=1e-6)
 
@@ -90,7 +106,7 @@ def test_dense_transform(tmp_path):
     row = parsed(tmp_path, line(dense=dense)).to_pylist()[0]
     expected = [0, 0, 0, math.log(2), math.log(100), 0, math.log(3)]
     assert [row[f"I{i}"] for i in range(1, 8)] == pytest.approx(expected, rel=1e-7)
-    row = parsed(tmp_path, line(dense=dense), dense="none").to_pylist()[0]
+    row = parsed(tmp_path, line(dense=dense), Kaggle("none")).to_pylist()[0]
     assert [row[f"I{i}"] for i in range(1, 8)] == [-3, 0, 0, 1, 99, -1, 2]
 
 
@@ -98,15 +114,15 @@ def test_dense_transform(tmp_path):
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_blocks_are_whole_lines_whatever_their_size(tmp_path, monkeypatch, size, end):
     text = "\n".join(line(dense=(str(i),) * 13) for i in range(20)) + end
-    monkeypatch.setattr(raw, "BLOCK_BYTES", size)
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", size)
     (tmp_path / "log.txt").write_text(text)
-    blocks = list(read_blocks(tmp_path / "log.txt"))
+    blocks = list(source(tmp_path / "log.txt").blocks(0, 20))
     assert b"".join(block.text for block in blocks).decode() == text
     assert all(block.text.endswith(b"\n") for block in blocks[:-1])
     assert [block.first_line for block in blocks] == [
         1 + sum(before.text.count(b"\n") for before in blocks[:number]) for number in range(len(blocks))
     ]
-    assert parsed(tmp_path, text, dense="none")["I1"].to_pylist() == list(range(20))
+    assert parsed(tmp_path, text, Kaggle("none"))["I1"].to_pylist() == list(range(20))
 
 
 def test_gz_gives_the_same_rows_also_in_several_members(tmp_path):
@@ -151,7 +167,7 @@ def test_gz_gives_the_same_rows_also_in_several_members(tmp_path):
 )
 @pytest.mark.parametrize("size", [500, 10**6])
 def test_a_bad_kaggle_row_is_named_by_line_and_column(tmp_path, monkeypatch, bad, message, size):
-    monkeypatch.setattr(raw, "BLOCK_BYTES", size)
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", size)
     with pytest.raises(UserError) as caught:
         parsed(tmp_path, "\n".join([*[line()] * 6, bad, line(), line(label="x"), ""]))
     assert str(caught.value).startswith(f"{tmp_path}/log.txt:7: {message}")
@@ -159,7 +175,7 @@ def test_a_bad_kaggle_row_is_named_by_line_and_column(tmp_path, monkeypatch, bad
 
 
 def test_what_only_the_fast_path_refuses_is_named_with_its_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr(kaggle, "fault", lambda _: None)
+    monkeypatch.setattr(Kaggle, "fault", lambda *_: None)
     with pytest.raises(UserError, match=re.escape("log.txt: lines 1 to 2: 1 good rows in 2 lines; allowed: ")):
         parsed(tmp_path, line() + "\n" + line(label="7") + "\n")
 
@@ -200,7 +216,7 @@ def test_slot_rows_are_what_plain_python_reads(rows, random, end, mixed):
             for place, token in zip(places, others, strict=True):
                 tokens[place] = token
         lines = [" ".join(tokens) for tokens in shuffled]
-    table = parse(Block("log", 1, (end.join(lines) + end).encode()), "slot", "log1p")
+    table = parse((end.join(lines) + end).encode(), Slot())
     assert table.column_names == NAMES
     assert table.schema.types == [pa.uint8()] + [pa.float32()] * 13 + [pa.int32()] * 26
     assert list(zip(*(column.to_pylist() for column in table.columns), strict=True)) == [
@@ -214,7 +230,7 @@ def test_a_slot_row_as_published(tmp_path):
         "dense_feature:0.0395625 dense_feature:0.328 dense_feature:0.98 dense_feature:0.12 dense_feature:1.886 "
         "dense_feature:0.0 dense_feature:1.8 dense_feature:0.0 dense_feature:0.14 1:715353 2:761523 26:187951\n"
     )
-    row = parsed(tmp_path, text, form="slot").to_pylist()[0]
+    row = parsed(tmp_path, text, form=Slot()).to_pylist()[0]
     assert (row["label"], row["I2"], row["I9"]) == (1, np.float32(0.932006633499), np.float32(1.886))
     assert (row["C1"], row["C2"], row["C3"], row["C26"]) == (715353, 761523, 0, 187951)
 
@@ -240,14 +256,14 @@ def test_a_slot_row_as_published(tmp_path):
         (slot_line(dense=("1",) * 14), "14 dense_feature tokens; allowed: exactly 13"),
         (slot_line() + " click:1", "2 click tokens; allowed: exactly 1"),
         ("", "0 click tokens; allowed: exactly 1"),
-        (slot_line(slots=[(5, 1), (6, 1), (5, 2)]), "slot 5 has 2 ids: multi-hot slots are not supported yet"),
+        (slot_line(slots=[(5, 1), (6, 1), (5, 2)]), "slot 5 has 2 ids; allowed: one id a slot"),
     ],
 )
 @pytest.mark.parametrize("size", [500, 10**6])
 def test_a_bad_slot_row_is_named_by_line_and_token(tmp_path, monkeypatch, bad, message, size):
-    monkeypatch.setattr(raw, "BLOCK_BYTES", size)
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", size)
     with pytest.raises(UserError) as caught:
-        parsed(tmp_path, "\n".join([*[slot_line()] * 6, bad, slot_line(), "x", ""]), form="slot")
+        parsed(tmp_path, "\n".join([*[slot_line()] * 6, bad, slot_line(), "x", ""]), form=Slot())
     assert str(caught.value).startswith(f"{tmp_path}/log.txt:7: {message}")
     assert "\n" not in str(caught.value)
 
@@ -264,17 +280,66 @@ def test_a_bad_slot_row_is_named_by_line_and_token(tmp_path, monkeypatch, bad, m
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"^{tmp_path}/{name}: {message}"):
-        count_rows(tmp_path / name)
+        source(tmp_path / name)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=f"^{tmp_path}/none: cannot be read"):
-        count_rows(tmp_path / "none")
+    with pytest.raises(UserError, match=f"^{tmp_path}/none: no such file"):
+        source(tmp_path / "none")
 
 
 def test_a_file_without_lines_is_not_read_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(raw, "LINE_BYTES", 5000)
-    monkeypatch.setattr(raw, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(text_module, "LINE_BYTES", 5000)
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 1000)
     (tmp_path / "log").write_bytes(line().encode() + b"\n" + b"\r" * 100_000)
     with pytest.raises(UserError, match=f"^{tmp_path}/log:2: line of more than 5000 bytes"):
-        list(read_blocks(tmp_path / "log"))
+        list(source(tmp_path / "log").blocks(0, 2))
+
+
+@pytest.mark.parametrize("name", ["log", "log.gz"])
+@pytest.mark.parametrize("size", [70, 500, 3000, 10**6])
+def test_any_range_of_lines_is_read_in_pieces_within_the_bounds(tmp_path, monkeypatch, size, name):
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", size)
+    text = "".join(line(dense=(str(i),) * 13) + "\n" for i in range(30)).encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    found = source(tmp_path / name, Kaggle("none"))
+    for bounds in ([0, 30], [0, 1], [29, 30], [7, 8, 21], [3, 10, 11, 30]):
+        at, seen = bounds[0], []
+        for piece in found.read(bounds):
+            stop = min(bound for bound in bounds if bound > at)
+            assert at + piece.lines <= stop
+            at += piece.lines
+            seen += piece.table["I1"].to_pylist()
+        assert seen == list(range(bounds[0], bounds[-1]))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text[: len(text) // 30 * 20], lambda text: text.replace(b"\n", b" ", 3)]
+)
+@pytest.mark.parametrize("size", [500, 10**6])
+def test_a_file_that_changed_after_it_was_counted_is_named(tmp_path, monkeypatch, change, size):
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", size)
+    text = "".join(line() + "\n" for _ in range(30)).encode()
+    (tmp_path / "log").write_bytes(text)
+    found = source(tmp_path / "log")
+    (tmp_path / "log").write_bytes(change(text))
+    with pytest.raises(UserError, match="changed while it was read"):
+        assert sum(piece.lines for piece in found.read([0, 30])) == 30, "changed while it was read"
+
+
+def test_bad_rows_are_left_out_or_mended_wherever_the_text_is_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 1000)
+    rows = [line(dense=(str(i) if i % 5 else "x", *["7"] * 12)) for i in range(1, 30)]
+    (tmp_path / "log").write_text("\n".join(rows))
+    for how, expected in (
+        ("skip", [i for i in range(1, 30) if i % 5]),
+        ("null", [i if i % 5 else 0 for i in range(1, 30)]),
+    ):
+        pieces = list(source(tmp_path / "log", Kaggle("none"), how).read([0, 29]))
+        assert [x for piece in pieces for x in piece.table["I1"].to_pylist()] == expected
+        assert sum(piece.faults["I1"] for piece in pieces if piece.faults) == 5
+
+
+@pytest.mark.parametrize("form", [Kaggle(), Slot()])
+def test_any_row_is_a_good_row(form):
+    assert form.parse(form.any_row, 1).num_rows == 1 and form.fault(form.any_row[:-1]) is None
