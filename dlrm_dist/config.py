@@ -49,6 +49,9 @@ class DataSection(Section):
     1,200,000."""
     last_batch: Literal["pad", "drop"] = "pad"
     """What becomes of an epoch's last, partial training batch. Evaluation always pads, so that no row is lost."""
+    expand_multi_hot: tuple[Positive, ...] | None = None
+    """Ids to make of a sample's one id in each category (MLPerf's DLRM-DCNv2): the first is its own, the others are
+    drawn once per id. Not given: one."""
 
 
 class ModelSection(Section):
@@ -61,7 +64,7 @@ class ModelSection(Section):
     """Rows of each table, in the order of the categories. Not given: the dataset's vocabularies. Given, plans can be
     made without a dataset."""
     multi_hot_sizes: tuple[Annotated[float, Field(gt=0)], ...] | None = None
-    """Ids a sample has in each category, on average, for the planner; not given: 1."""
+    """Ids a sample has in each category, on average, for the planner; not given: `data.expand_multi_hot`, or 1."""
     num_dense: Positive = 13
     """Dense features, where there is no dataset to say it."""
     cross_layers: Positive = 3

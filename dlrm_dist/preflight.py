@@ -91,7 +91,7 @@ def validate_data(config: Config, info: DatasetInfo, world_size: int) -> None:
         UserError: a split is missing or has too few rows; more ranks than lanes; tables or a plan that do not fit.
     """
     path = config.data.path
-    shape = dataset_shape(info, config.model)
+    shape = dataset_shape(info, config.model, config.data.expand_multi_hot)
     if config.sharding.plan:
         plan = plan_file.read(config.sharding.plan)
         problems = plan_check.model_problems(

@@ -44,7 +44,7 @@ def main(config: Config) -> dict[str, Any]:
     with ExitStack() as held, session(config.runtime) as here:
         train, valid = _reader(config, info, "train", here), _reader(config, info, config.eval.split, here)
         schedule = Schedule.of(config.train, train, drop_last=config.data.last_batch == "drop")
-        shape = dataset_shape(info, config.model)
+        shape = dataset_shape(info, config.model, config.data.expand_multi_hot)
         plan, lines = here.from_main(lambda: _plan(config, shape, here))
         folder = here.from_main(lambda: _folder(config, plan, here, held))
         _say(here, *lines, *plan_file.summary(plan))
@@ -82,7 +82,9 @@ def _of_this_try(config: Config) -> Config:
 
 def _reader(config: Config, info: DatasetInfo, split: str, here: Session) -> SplitReader:
     pin = here.device.type == "cuda"
-    return SplitReader(config.data.path, info, split, here.global_rank, here.world_size, pin)
+    return SplitReader(
+        config.data.path, info, split, here.global_rank, here.world_size, pin, config.data.expand_multi_hot
+    )
 
 
 def _folder(config: Config, plan: PlanFile, here: Session, held: ExitStack) -> RunFolder:

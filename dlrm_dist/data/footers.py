@@ -41,10 +41,16 @@ def _group_rows(info: DatasetInfo, rows: int) -> list[int]:
 
 def _check_columns(path: Path, schema: pa.Schema, info: DatasetInfo) -> None:
     wanted = {LABEL: pa.types.is_integer} | dict.fromkeys(info.dense, pa.types.is_float32)
-    for name, is_right in (wanted | {each.name: pa.types.is_integer for each in info.categories}).items():
+    wanted |= {each.name: _is_ids_list if each.multi_hot else pa.types.is_integer for each in info.categories}
+    wanted |= {info.weight: pa.types.is_float32} if info.weight else {}
+    for name, is_right in wanted.items():
         if name not in schema.names or not is_right(schema.field(name).type):
             found = schema.field(name).type if name in schema.names else "missing"
             raise UserError(f"{path}: column {name} is {found}, unlike dataset.json; prepare the dataset again")
+
+
+def _is_ids_list(type_: pa.DataType) -> bool:
+    return pa.types.is_list(type_) and pa.types.is_integer(type_.value_type)
 
 
 def _check_ids(path: Path, footer: pq.FileMetaData, info: DatasetInfo) -> None:

@@ -31,16 +31,22 @@ def model_shape(data: DataSection, model: ModelSection) -> ModelShape:
         UserError: neither is there; or they contradict each other.
     """
     if (data.path / "dataset.json").exists():
-        return dataset_shape(read_info(data.path), model)
+        return dataset_shape(read_info(data.path), model, data.expand_multi_hot)
     if model.num_embeddings is None:
         raise UserError(
             f"{data.path}: no prepared dataset here, and model.num_embeddings is not given; prepare one (dlrm-dist "
             "prepare), or give the rows of each table"
         )
-    return _shape(model.num_dense, [f"C{i + 1}" for i in range(len(model.num_embeddings))], model.num_embeddings, model)
+    return _shape(
+        model.num_dense,
+        [f"C{i + 1}" for i in range(len(model.num_embeddings))],
+        model.num_embeddings,
+        model,
+        data.expand_multi_hot,
+    )
 
 
-def dataset_shape(info: DatasetInfo, model: ModelSection) -> ModelShape:
+def dataset_shape(info: DatasetInfo, model: ModelSection, expanded: tuple[int, ...] | None = None) -> ModelShape:
     """The shape by a dataset, whose tables may be given more rows than it has ids.
 
     Raises:
@@ -58,11 +64,14 @@ def dataset_shape(info: DatasetInfo, model: ModelSection) -> ModelShape:
                 f"model.num_embeddings gives {category.name} {table_rows} rows, but the dataset has ids up to "
                 f"{category.rows - 1}; give {category.rows} or more"
             )
-    return _shape(len(info.dense), [category.name for category in info.categories], given, model)
+    return _shape(len(info.dense), [category.name for category in info.categories], given, model, expanded)
 
 
-def _shape(num_dense: int, names: list[str], rows: tuple[int, ...], model: ModelSection) -> ModelShape:
-    sizes = model.multi_hot_sizes or (1.0,) * len(rows)
+def _shape(
+    num_dense: int, names: list[str], rows: tuple[int, ...], model: ModelSection, expanded: tuple[int, ...] | None
+) -> ModelShape:
+    sizes = model.multi_hot_sizes or expanded or (1.0,) * len(rows)
     if len(sizes) != len(rows):
-        raise UserError(f"model.multi_hot_sizes has {len(sizes)} values for {len(rows)} categories; give one for each")
+        name = "model.multi_hot_sizes" if model.multi_hot_sizes else "data.expand_multi_hot"
+        raise UserError(f"{name} has {len(sizes)} values for {len(rows)} categories; give one for each")
     return ModelShape(num_dense, tuple(Feature(*each) for each in zip(names, rows, sizes, strict=True)))

@@ -3,15 +3,22 @@
 import dataclasses
 import gzip
 import math
+from collections import Counter
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dlrm_dist.data import prepare as module
+from dlrm_dist.data import text as text_module
+from dlrm_dist.data.contents import contents
 from dlrm_dist.data.files import find
+from dlrm_dist.data.footers import check_split
+from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.schema import read_info
@@ -255,6 +262,99 @@ def test_globs_name_files_by_number(tmp_path):
     assert [file.name for file in find(tmp_path / "[odd]")] == [f"{tmp_path}/[odd]"]
     with pytest.raises(UserError, match="no such file"):
         find(f"{tmp_path}/none*/x")
+
+
+def test_batches_of_lists_weights_and_expanded_ids(tmp_path):
+    (tmp_path / "schema.toml").write_text(SCHEMA)
+    pq.write_table(foreign(100), tmp_path / "a.parquet")
+    how = options("parquet", schema=tmp_path / "schema.toml", dense="none", shuffle=True)
+    info = prepare([tmp_path / "a.parquet"], tmp_path / "out", how)
+    rows = {round(row["price"] * 8): row for row in read(tmp_path / "out").to_pylist()}
+    check_split(tmp_path / "out", info, "train")
+    sizes = (1, 3, 1, 2)
+    seen, drawn = [], {}
+    for world_size in (1, 3):
+        for rank in range(world_size):
+            reader = SplitReader(tmp_path / "out", info, "train", rank, world_size, expand=sizes)
+            for batch in reader.batches(reader.order(30, seed=1)):
+                count = int((batch.weights > 0).sum())
+                numbers = (batch.dense[:count, 1] * 8).round().int().tolist()
+                seen += numbers
+                for i, number in enumerate(numbers):
+                    row = rows[number]
+                    assert batch.weights[i] == row["w"] and batch.labels[i] == row["label"]
+                    for category, size in zip(info.categories, sizes, strict=True):
+                        bag = batch.sparse[category.name]
+                        ids = bag.values()[bag.offsets()[i] : bag.offsets()[i + 1]].tolist()
+                        own = row[category.name] if category.multi_hot else [row[category.name]]
+                        assert ids[: len(own)] == own and len(ids) == len(own) * size
+                        assert all(0 <= id_ < category.rows for id_ in ids)
+                        if size > 1:
+                            assert drawn.setdefault((category.name, own[0]), ids) == ids
+                assert not batch.weights[count:].any()
+                assert all(not batch.sparse[each.name].lengths()[count:].any() for each in info.categories)
+    assert sorted(seen) == sorted([*range(100)] * 2)
+    assert len({tuple(ids[1:]) for ids in drawn.values()}) > 3
+    found = contents(tmp_path / "out")["categories"]
+    lengths = [len(row["tags"]) for row in rows.values()]
+    assert found["tags"]["ids_a_row"] == {"min": 0, "mean": sum(lengths) / 100, "max": 2}
+    assert found["shop"]["rare"] is None
+    assert found["user"]["missing"] == pytest.approx(10 / 100)
+    for wrong, message in (((1, 1), "has 2 values for 4"), ((1, 1, 2, 1), "tags has lists of ids already")):
+        with pytest.raises(UserError, match=message):
+            SplitReader(tmp_path / "out", info, "train", 0, 1, expand=wrong)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_what_is_prepared_and_loaded_is_what_was_written(tmp_path_factory, data):
+    """Random small logs, in whatever way they are cut and shuffled: every row comes once an epoch, with its values."""
+    folder = tmp_path_factory.mktemp("whole")
+    count = data.draw(st.integers(1, 60), "rows")
+    value = st.none() | st.integers(0, 4) | st.integers(0, 2**32 - 1)
+    rows = [(number, data.draw(st.integers(0, 1)), data.draw(value), data.draw(value)) for number in range(count)]
+    lines = [
+        f"{label}\t{number}"
+        + "\t" * 13
+        + "".join("" if v is None else f"{v:x}" for v in [a])
+        + "\t" * 25
+        + ("" if b is None else f"{b:08X}")
+        for number, label, a, b in rows
+    ]
+    cut = data.draw(st.integers(0, count - 1), "first file's rows")
+    ends = data.draw(st.sampled_from(["\n", "\r\n"]))
+    pieces = [part for part in (lines[:cut], lines[cut:]) if part]
+    for number, part in enumerate(pieces):
+        text = (ends.join(part) + data.draw(st.sampled_from([ends, ""]))).encode()
+        packed = data.draw(st.booleans())
+        (folder / f"{number}{'.gz' if packed else ''}").write_bytes(gzip.compress(text) if packed else text)
+    ids, min_count, hash_rows = data.draw(st.sampled_from(["hash", "vocabulary"])), data.draw(st.integers(1, 3)), 11
+    how = options("kaggle", ids=ids, min_count=min_count, hash_rows=hash_rows, dense="none")
+    how = dataclasses.replace(how, shuffle=data.draw(st.booleans()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SEGMENT_ROWS", data.draw(st.integers(1, 70)))
+        patch.setattr(module, "BUCKET_ROWS", data.draw(st.integers(1, 70)))
+        patch.setattr(text_module, "BLOCK_BYTES", data.draw(st.integers(50, 3000)))
+        info = prepare(sorted(folder.iterdir()), folder / "out", how)
+
+    def expected(seen):
+        if ids == "hash":
+            return [(2**32 if v is None else v) % hash_rows for v in seen]
+        counts = Counter(seen)
+        kept = sorted((v for v in counts if counts[v] >= min_count), key=lambda v: (-counts[v], -1 if v is None else v))
+        return [kept.index(v) + 1 if v in kept else 0 for v in seen]
+
+    first, last = expected([row[2] for row in rows]), expected([row[3] for row in rows])
+    world_size, batch_size = data.draw(st.integers(1, LANES)), data.draw(st.integers(1, 70))
+    found = []
+    for rank in range(world_size):
+        reader = SplitReader(folder / "out", info, "train", rank, world_size)
+        for batch in reader.batches(reader.order(batch_size, seed=5)):
+            size = int(batch.weights.sum())
+            columns = [batch.dense[:size, 0].int(), batch.labels[:size].int()]
+            columns += [batch.sparse[name].values() for name in ("C1", "C26")]
+            found += list(zip(*(column.tolist() for column in columns), strict=True))
+    assert sorted(found) == [(n, label, first[n], last[n]) for n, label, _, _ in rows]
 
 
 def kaggle_row(number):
