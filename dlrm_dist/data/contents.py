@@ -25,8 +25,8 @@ def contents(folder: Path) -> dict[str, Any]:
         `splits`: rows, clicks and label rate of each. `dense`: by column its least, mean and largest value and the
         share of zeros (a missing integer is one of them). `categories`: by column its `ids` (rows of its table), the
         `seen` ones, the share of rows with id 0 (`rare`; only with a vocabulary) and with a missing value (`missing`;
-        None where it shares its id with other values), and the shares of the most frequent 1, 10, 100 ids (`top`); for a multi-hot column
-        the `ids_a_row`: least, mean, most.
+        None where it shares its id with other values), and the shares of the most frequent 1, 10, 100 ids
+        (`top`); for a multi-hot column the `ids_a_row`: least, mean, most.
 
     Raises:
         UserError: there is no dataset, or a part of it cannot be read.
@@ -88,14 +88,14 @@ def _category(folder: Path, info: DatasetInfo, category: Category) -> dict[str, 
     rows = int(counts.sum())
     largest = np.sort(np.partition(counts, max(0, len(counts) - TOPS[-1]))[-TOPS[-1] :])[::-1]
     missing = _missing_id(folder, category.name)
-    found = {
+    figures: dict[str, Any] = {
         "ids": category.rows,
         "seen": int(np.count_nonzero(counts)),
         "rare": counts[0] / max(1, rows) if _vocabulary(folder, category.name).exists() else None,
         "missing": None if missing is None else counts[missing] / max(1, rows),
         "top": {str(top): int(largest[:top].sum()) / max(1, rows) for top in TOPS},
     }
-    return found | ({"ids_a_row": _sizes(folder, info, category.name)} if category.multi_hot else {})
+    return figures | ({"ids_a_row": _sizes(folder, info, category.name)} if category.multi_hot else {})
 
 
 def _sizes(folder: Path, info: DatasetInfo, column: str) -> dict[str, float]:

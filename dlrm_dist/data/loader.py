@@ -36,7 +36,7 @@ class Bags(NamedTuple):
         """Rows `start` to `stop` (exclusive), without a copy."""
         if self.offsets is None:
             return Bags(self.ids[start:stop])
-        offsets = self.offsets[start : stop + 1]
+        offsets = self.offsets[min(start, stop) : stop + 1]
         first = offsets[0] - self.offsets[0]
         return Bags(self.ids[first : first + offsets[-1] - offsets[0]], offsets)
 

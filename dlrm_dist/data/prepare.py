@@ -282,6 +282,8 @@ class _Preparation:
         first, last = np.searchsorted(ends, [start, stop - 1], side="right")
         for bucket in range(first, last + 1):
             size = int(rows.counts[bucket])
+            if not size:
+                continue
             before = int(ends[bucket]) - size
             order = np.random.default_rng([self._options.seed, 1 + bucket]).permutation(size)
             wanted = pa.array(order[max(0, start - before) : stop - before])

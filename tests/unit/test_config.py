@@ -20,6 +20,7 @@ NO_LIMIT = [
     "train.decay_steps",
     "sharding.hbm_gib",
     "data.planted_rows",
+    "data.expand_multi_hot",
     "optimizer.sparse_learning_rate",
     "optimizer.dense_learning_rate",
 ]
@@ -28,6 +29,7 @@ OTHERS = {
     "data.path": "a b/ü",
     "data.planted_rows": 500,
     "data.last_batch": "drop",
+    "data.expand_multi_hot": [3, 1],
     "model.name": "dlrm_dcnv2",
     "model.num_embeddings": [9, 10],
     "model.multi_hot_sizes": [1.5, 3.0],
