@@ -68,17 +68,43 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         "Clicks with a planted signal, whose best reachable AUC is reported. Files of one --effects-seed share the "
         "signal, whatever their --seed."
     )
-    parser.add_argument("out", type=Path, help="file to write: OUT.tsv, or OUT.tsv.gz")
+    parser.add_argument("out", type=Path, help="file to write: OUT.tsv, or OUT.tsv.gz; with --format parquet a folder")
+    parser.add_argument("--format", choices=("tsv", "parquet"), default="tsv", help="raw rows, or a dataset at once")
     parser.add_argument("--rows", type=int, default=1_000_000, help="number of clicks (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the rows (default %(default)s)")
     parser.add_argument("--effects-seed", type=int, default=0, help="seed of the signal (default %(default)s)")
+    parser.add_argument(
+        "--cardinalities",
+        default="planted",
+        help="ids of each category: planted (few, learnt soon), kaggle or mlperf (as in their logs), or 26 numbers "
+        "with commas between (default %(default)s)",
+    )
+    parser.add_argument(
+        "--exponent", type=float, default=1.0, help="of the ids' power law; 0: all alike (default %(default)s)"
+    )
+    parser.add_argument(
+        "--split", default="0.8,0.1,0.1", help="with --format parquet: none, kaggle, or fractions (default %(default)s)"
+    )
     parser.set_defaults(run=_synth)
 
 
 def _synth(options: argparse.Namespace) -> int:
-    from dlrm_dist.data.synthetic import write_clicks
+    from dlrm_dist.data.synthetic import NAMED_CARDINALITIES, Law, write_clicks
+    from dlrm_dist.data.synthetic_dataset import write_dataset
 
-    report = write_clicks(options.out, options.rows, options.seed, options.effects_seed)
+    given = options.cardinalities
+    try:
+        cardinalities = NAMED_CARDINALITIES.get(given) or tuple(int(word) for word in given.split(","))
+    except ValueError:
+        cardinalities = ()
+    law = Law(cardinalities, options.exponent)
+    if options.format == "parquet":
+        info = write_dataset(options.out, options.rows, options.split, options.seed, options.effects_seed, law)
+        for name, split in info.splits.items():
+            best = f", best reachable AUC {info.best_auc[name]:.4f}" if name in info.best_auc else ""
+            print(f"{options.out}: {name} {split.rows:,} rows, {split.clicks / split.rows:.1%} clicks{best}")
+        return 0
+    report = write_clicks(options.out, options.rows, options.seed, options.effects_seed, law)
     print(
         f"{options.out}: {report.rows:,} rows, {report.click_rate:.1%} clicks, best reachable AUC {report.best_auc:.4f}"
     )

@@ -1,4 +1,4 @@
-"""Clicks with a planted, known signal, written in the Criteo Kaggle format.
+"""Clicks with a planted, known signal: the law of the rows, and files of them in the Criteo Kaggle format.
 
 A line is a label, 13 integers and 26 categories of 8 hex digits, separated by tabs; an empty field is a missing value.
 All values are drawn independently: integers like counts (log-normal), ids from Zipf's law. The click's logit is
@@ -12,11 +12,14 @@ known, so is the best AUC that any model can reach on these rows, up to luck: th
 
 import os
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,14 +40,92 @@ CHUNK_ROWS = 100_000
 """Rows drawn and written at a time; part of the file's definition, as each chunk has its own random generator."""
 INTEGERS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
-CARDINALITIES = np.array(
-    [40, 25, 30, 30, 50, 20, 60, 100, 40, 10_000, 3, 12, 20, 8, 30, 15, 25, 30_000, 10, 40, 5, 20, 50, 12, 30, 4]
-)
-"""Ids of each category. The first 9 carry the signal, the others are noise that a model must learn to ignore."""
-PAIRS = ((0, 1), (2, 3), (4, 5))
-"""Categories with pairwise effects: few ids, so that most pairs of ids are seen often in `DEFAULT_ROWS` rows."""
-SINGLES = range(6, 9)
-"""Categories with an effect per id."""
+NAMED_CARDINALITIES = {
+    "planted": (
+        *(40, 25, 30, 30, 50, 20, 60, 100, 40, 10_000, 3, 12, 20),
+        *(8, 30, 15, 25, 30_000, 10, 40, 5, 20, 50, 12, 30, 4),
+    ),
+    "kaggle": (
+        *(1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194),
+        *(27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572),
+    ),
+    "mlperf": (
+        *(40000000, 39060, 17295, 7424, 20265, 3, 7122, 1543, 63, 40000000, 3067956, 405282, 10),
+        *(2209, 11938, 155, 4, 976, 14, 40000000, 40000000, 40000000, 590152, 12973, 108, 36),
+    ),
+}
+"""Ids of each category: small ones that a short training can learn, those of Criteo's Kaggle log, and MLPerf's."""
+_CARRIERS, _LEARNABLE = 9, 50
+"""Categories that carry the signal; the others are noise that a model must learn to ignore. With few ids, most pairs of
+ids are seen often in `DEFAULT_ROWS` rows."""
+_MOST_IDS = 1 << 31
+
+
+@dataclass(frozen=True)
+class Law:
+    """How the ids are drawn: so many of each category, id k with a probability of about (k + 1)^-exponent."""
+
+    cardinalities: tuple[int, ...] = NAMED_CARDINALITIES["planted"]
+    exponent: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.cardinalities) != len(CATEGORIES) or not all(0 < n < _MOST_IDS for n in self.cardinalities):
+            raise UserError(
+                f"cardinalities: {len(self.cardinalities)} numbers; allowed: {', '.join(NAMED_CARDINALITIES)}, or "
+                f"{len(CATEGORIES)} numbers from 1 to {_MOST_IDS - 1}; choose one"
+            )
+        if not 0 <= self.exponent <= 4:
+            raise UserError(f"exponent: {self.exponent} is impossible; allowed: 0 (all alike) to 4; choose one")
+
+    @property
+    def is_planted(self) -> bool:
+        """Whether it is the default."""
+        return self == Law()
+
+    @cached_property
+    def carriers(self) -> tuple[int, ...]:
+        """The categories with a signal: in pairs of two each the first six, the others by themselves."""
+        if self.is_planted:
+            return tuple(range(_CARRIERS))
+        near = np.abs(np.log(np.array(self.cardinalities) / _LEARNABLE))
+        return tuple(np.argsort(near, kind="stable")[:_CARRIERS].tolist())
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Categories with pairwise effects."""
+        return tuple(zip(self.carriers[0:6:2], self.carriers[1:6:2], strict=True))
+
+    @property
+    def singles(self) -> tuple[int, ...]:
+        """Categories with an effect per id."""
+        return self.carriers[6:]
+
+    def shares(self, category: int) -> npt.NDArray[np.float64]:
+        """The probability of each id of a category, float64 [ids]."""
+        n = self.cardinalities[category]
+        if self.exponent == 1:
+            return np.log1p(1 / np.arange(1, n + 1)) / np.log(n + 1)
+        edges = np.arange(1, n + 2) ** (1 - self.exponent)
+        return np.diff(edges) / (edges[-1] - 1)
+
+    def draw(self, rng: np.random.Generator, rows: int) -> IntArray:
+        """Ids int32 (26 x rows), -1 for missing: with u uniform in [0, 1), the floor of F^-1(u) for F on [1, n + 1)."""
+        uniform = rng.random((len(CATEGORIES), rows), np.float32 if self.is_planted else np.float64)
+        sizes = np.array(self.cardinalities, np.int32)[:, None]
+        if self.exponent == 1:
+            uniform *= np.log(sizes + 1).astype(uniform.dtype)
+            np.exp(uniform, out=uniform)
+        else:
+            uniform *= (sizes + 1.0) ** (1 - self.exponent) - 1
+            np.log1p(uniform, out=uniform)
+            uniform /= 1 - self.exponent
+            np.exp(uniform, out=uniform)
+        ids = np.minimum(uniform.astype(np.int32), sizes) - 1
+        gaps = np.where(sizes >= 10_000, 0.9, 0.02).astype(np.float32) if self.is_planted else np.float32(0.02)
+        np.copyto(ids, -1, where=rng.random(ids.shape, np.float32) < gaps)
+        return ids
+
+
 PAIR_STD, SINGLE_STD, INTEGER_STD = 0.58, 0.70, 0.25
 """Standard deviation, in the logit, of each pair's, each single category's and each of 3 integers' effects."""
 RANK = 2
@@ -54,7 +135,6 @@ _LOG_MEAN = np.linspace(0.5, 4.5, 13, dtype=np.float32)[:, None]
 _LOG_STD = np.linspace(0.8, 1.4, 13, dtype=np.float32)[:, None]
 _SHIFT = np.array([0, 3, 0, 1, 0, 0, 0, 1, 0, 0, 2, 0, 0], np.float32)[:, None]
 _INTEGER_GAPS = np.array([0.4, 0, 0.2, 0.2, 0.03, 0.2, 0.04, 0, 0.04, 0.4, 0.04, 0.7, 0.2], np.float32)[:, None]
-_CATEGORY_GAPS = np.where(CARDINALITIES >= 10_000, 0.9, 0.02).astype(np.float32)[:, None]
 _SIGNAL_INTEGERS = slice(6, 9)
 _AUC_RANGE, _AUC_BINS = 16.0, 1 << 18
 
@@ -71,22 +151,38 @@ class Planted:
 
 
 class PlantedModel:
-    """The true model behind the clicks; it depends on `seed` alone, so several files can share it."""
+    """The true model behind the clicks; it depends on `seed` and the law alone, so several files can share it."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, law: Law | None = None) -> None:
         rng = np.random.default_rng([seed, 1])
+        self.law = law or Law()
         self.phases = rng.uniform(-0.5, 0.5, _LOG_MEAN[_SIGNAL_INTEGERS].shape).astype(np.float32)
-        self.singles = {c: SINGLE_STD * _standardised(rng, c, 1) for c in SINGLES}
-        self.names = [_hex_names(category) for category in range(len(CATEGORIES))]
+        self.singles = {c: SINGLE_STD * self._standardised(rng, c, 1) for c in self.law.singles}
         self.pairs = {}
-        for a, b in PAIRS:
-            effects = _standardised(rng, a, RANK) @ _standardised(rng, b, RANK).T / np.sqrt(RANK)
+        for a, b in self.law.pairs:
+            effects = self._standardised(rng, a, RANK) @ self._standardised(rng, b, RANK).T / np.sqrt(RANK)
             self.pairs[a, b] = PAIR_STD * effects
         self.bias = 0.0
-        logits = self.logits(*draw_values(rng, CHUNK_ROWS))
+        logits = self.logits(*draw_values(rng, CHUNK_ROWS, self.law))
         for _ in range(20):  # Newton's method for the click rate
             p = 1 / (1 + np.exp(-logits - self.bias))
             self.bias -= float((p.mean() - CLICK_RATE) / (p * (1 - p)).mean())
+
+    def _standardised(self, rng: np.random.Generator, category: int, rank: int) -> FloatArray:
+        """Random vectors (ids + 1, rank) of mean 0 and variance 1 under the ids' law; the last, for id -1, is 0."""
+        law = self.law.shares(category)
+        vectors = rng.standard_normal((len(law), rank))
+        if len(law) > 1:
+            vectors -= law @ vectors
+            vectors /= np.sqrt(law @ vectors**2)
+        return np.vstack([vectors, np.zeros((1, rank))]).astype(np.float32)
+
+    def draw(self, rng: np.random.Generator, rows: int) -> "Drawn":
+        """Rows with their clicks."""
+        integers, ids = draw_values(rng, rows, self.law)
+        logits = self.logits(integers, ids)
+        labels = rng.random(len(logits)) < 1 / (1 + np.exp(-logits.astype(np.float64)))
+        return Drawn(labels, integers, ids, logits)
 
     def logits(self, integers: FloatArray, ids: IntArray) -> FloatArray:
         """The true logits of `integers` (13 x rows, NaN: missing) and `ids` (26 x rows, -1: missing), float32 (rows,).
@@ -111,7 +207,8 @@ class PlantedModel:
         integers = np.stack([_numpy(table[name].cast(pa.float32()), np.nan) for name in INTEGERS])
         ids = np.empty((len(CATEGORIES), table.num_rows), np.int32)
         for c, name in enumerate(CATEGORIES):
-            found = pc.index_in(table[name], value_set=self.names[c])
+            names = _hex_names(c, np.arange(self.law.cardinalities[c], dtype=np.int32))
+            found = pc.index_in(table[name], value_set=names)
             filled = pc.sum(pc.greater(pc.utf8_length(table[name]), 0)).as_py() or 0
             if len(found) - found.null_count != filled:
                 raise UserError(f"column {name}: holds values that were not planted; give clicks that `synth` wrote")
@@ -119,40 +216,43 @@ class PlantedModel:
         return self.logits(integers, ids)
 
 
-def _standardised(rng: np.random.Generator, category: int, rank: int) -> FloatArray:
-    """Random vectors (ids + 1, rank) of mean 0 and variance 1 under the ids' law; the last, for id -1, is 0."""
-    n = CARDINALITIES[category]
-    law = np.log1p(1 / np.arange(1, n + 1)) / np.log(n + 1)
-    vectors = rng.standard_normal((n, rank))
-    vectors -= law @ vectors
-    vectors /= np.sqrt(law @ vectors**2)
-    return np.vstack([vectors, np.zeros((1, rank))]).astype(np.float32)
+class Drawn(NamedTuple):
+    """Labels bool (rows,), integers float32 (13 x rows), ids int32 (26 x rows), true logits float32 (rows,)."""
+
+    labels: npt.NDArray[np.bool_]
+    integers: FloatArray
+    ids: IntArray
+    logits: FloatArray
 
 
-def draw_values(rng: np.random.Generator, rows: int) -> tuple[FloatArray, IntArray]:
-    """Draw integers, float32 (13 x rows) with NaN for missing, and ids, int32 (26 x rows) with -1 for missing.
-
-    Of n ids, id k has probability log((k + 2) / (k + 1)) / log(n + 1): Zipf's law with exponent 1.
-    """
-    normal = rng.standard_normal((len(INTEGERS), rows), np.float32)
-    integers = np.floor(np.exp(_LOG_MEAN + _LOG_STD * normal)) - _SHIFT
-    integers[rng.random(integers.shape, np.float32) < _INTEGER_GAPS] = np.nan
-    sizes = CARDINALITIES[:, None].astype(np.int32)
-    uniform = rng.random((len(CATEGORIES), rows), np.float32)
-    ids = np.minimum(np.exp(uniform * np.log(sizes + 1).astype(np.float32)).astype(np.int32), sizes) - 1
-    ids[rng.random(ids.shape, np.float32) < _CATEGORY_GAPS] = -1
-    return integers, ids
+def draw_values(rng: np.random.Generator, rows: int, law: Law) -> tuple[FloatArray, IntArray]:
+    """Draw integers, float32 (13 x rows) with NaN for missing, and ids, int32 (26 x rows) with -1 for missing."""
+    integers = rng.standard_normal((len(INTEGERS), rows), np.float32)
+    integers *= _LOG_STD
+    integers += _LOG_MEAN
+    np.floor(np.exp(integers, out=integers), out=integers)
+    integers -= _SHIFT
+    np.copyto(integers, np.nan, where=rng.random(integers.shape, np.float32) < _INTEGER_GAPS)
+    return integers, law.draw(rng, rows)
 
 
-def _hex_names(category: int) -> pa.StringArray:
-    """The 8 hex digits that stand for each id of a category: a bijective mix (murmur3's) of category and id."""
-    x = np.arange(CARDINALITIES[category], dtype=np.uint32) + np.uint32(category << 16)
+_HEX = np.frombuffer("".join(f"{value:04x}" for value in range(1 << 16)).encode(), "<u4")
+"""The four hex digits of each number of 16 bits."""
+
+
+def _hex_names(category: int, ids: IntArray) -> pa.StringArray:
+    """The 8 hex digits that stand for ids (rows,): a bijective mix (murmur3's) of category and id; null for id -1."""
+    x = ids.astype(np.uint32) + np.uint32(category << 16)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
-    return pa.array([f"{value:08x}" for value in (x ^ (x >> np.uint32(16))).tolist()])
+    x ^= x >> np.uint32(16)
+    text = np.stack([_HEX[x >> np.uint32(16)], _HEX[x & np.uint32(0xFFFF)]], axis=1)
+    offsets = np.arange(0, 8 * len(ids) + 1, 8, dtype=np.int32)
+    valid = pa.py_buffer(np.packbits(ids >= 0, bitorder="little"))
+    return pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(text), valid)
 
 
-class _Auc:
+class Auc:
     """AUC in bounded memory: scores fall into 2^18 bins over +-16; two in one bin count as a tie (error < 1e-5)."""
 
     def __init__(self) -> None:
@@ -164,6 +264,10 @@ class _Auc:
         for label in (0, 1):
             self.counts[label] += np.bincount(bins[labels == label], minlength=_AUC_BINS)
 
+    def click_rate(self) -> float:
+        """The share of clicks so far."""
+        return float(self.counts[1].sum() / self.counts.sum())
+
     def value(self) -> float:
         """The AUC of all rows so far; NaN where all labels are equal."""
         negatives, positives = self.counts
@@ -172,42 +276,72 @@ class _Auc:
         return float(positives @ below) / pairs if pairs else float("nan")
 
 
-def write_clicks(out: Path, rows: int = DEFAULT_ROWS, seed: int = 0, effects_seed: int = 0) -> Planted:
+def check_seeds(out: Path, rows: int, seed: int, effects_seed: int) -> None:
+    """Raise a UserError if one is impossible."""
+    if rows < 1 or min(seed, effects_seed) < 0:
+        wrong = f"rows={rows}, seed={seed}, effects_seed={effects_seed}"
+        raise UserError(f"cannot write {wrong} to {out}: needs rows >= 1 and seeds >= 0; give others")
+
+
+def write_clicks(
+    out: Path, rows: int = DEFAULT_ROWS, seed: int = 0, effects_seed: int = 0, law: Law | None = None
+) -> Planted:
     """Write `rows` clicks to `out` (gzip if it ends in .gz), replacing it at once when all are written.
 
-    Equal arguments give equal bytes. Files of equal `effects_seed` share the true model, whatever their `seed`.
+    Equal arguments give equal bytes, whatever the number of threads. Files of equal `effects_seed` and law share the
+    true model, whatever their `seed`.
 
     Raises:
         UserError: `rows` or a seed is out of range, or `out` cannot be written; nothing is left behind.
     """
-    if rows < 1 or min(seed, effects_seed) < 0:
-        wrong = f"rows={rows}, seed={seed}, effects_seed={effects_seed}"
-        raise UserError(f"cannot write {wrong} to {out}: needs rows >= 1 and seeds >= 0; give others")
+    check_seeds(out, rows, seed, effects_seed)
     if out.exists() and not out.is_file():
         raise UserError(f"{out}: cannot be written: it is no file that could be replaced; name another")
-    model, auc = PlantedModel(effects_seed), _Auc()
-    options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
-    with _replacing(out) as file, tqdm(total=rows, unit="rows", unit_scale=True, disable=None) as progress:
-        for chunk, start in enumerate(range(0, rows, CHUNK_ROWS)):
-            rng = np.random.default_rng([seed, 0, chunk])
-            integers, ids = draw_values(rng, min(CHUNK_ROWS, rows - start))
-            logits = model.logits(integers, ids)
-            labels = rng.random(len(logits)) < 1 / (1 + np.exp(-logits.astype(np.float64)))
-            auc.add(logits, labels)
-            csv.write_csv(_to_table(labels, integers, ids, model.names), file, options)
-            progress.update(len(labels))
-    return Planted(rows, seed, effects_seed, float(auc.counts[1].sum() / rows), auc.value())
+    model, auc = PlantedModel(effects_seed, law), Auc()
+
+    def chunk(start: int) -> tuple[Drawn, pa.Buffer]:
+        rng = np.random.default_rng([seed, 0, start // CHUNK_ROWS])
+        drawn = model.draw(rng, min(CHUNK_ROWS, rows - start))
+        text = pa.BufferOutputStream()
+        csv.write_csv(_to_table(drawn), text, _CSV)
+        return drawn, text.getvalue()
+
+    with (
+        _replacing(out) as file,
+        tqdm(total=rows, unit="rows", unit_scale=True, disable=None) as progress,
+        ThreadPoolExecutor(_THREADS) as pool,
+    ):
+        for drawn, text in _ahead(pool, chunk, range(0, rows, CHUNK_ROWS)):
+            auc.add(drawn.logits, drawn.labels)
+            file.write(text)
+            progress.update(len(drawn.labels))
+    return Planted(rows, seed, effects_seed, auc.click_rate(), auc.value())
 
 
-def _to_table(
-    labels: npt.NDArray[np.bool_], integers: FloatArray, ids: IntArray, names: list[pa.StringArray]
-) -> pa.Table:
+_CSV = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
+_THREADS = min(16, os.cpu_count() or 1)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[int], tuple[Drawn, pa.Buffer]], starts: range
+) -> Iterator[tuple[Drawn, pa.Buffer]]:
+    """Results in order, of which a few are made ahead."""
+    ahead: deque[Future[tuple[Drawn, pa.Buffer]]] = deque()
+    for start in starts:
+        ahead.append(pool.submit(work, start))
+        if len(ahead) > 2 * _THREADS:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+def _to_table(drawn: Drawn) -> pa.Table:
     """One chunk as 40 columns: label, integers and hex names, null where missing."""
-    columns = [pa.array(labels.astype(np.int8))]
-    for values in integers:
+    columns = [pa.array(drawn.labels.astype(np.int8))]
+    for values in drawn.integers:
         missing = np.isnan(values)
         columns.append(pa.array(np.where(missing, 0, values).astype(np.int32), mask=missing))
-    columns += [name.take(pa.array(values, mask=values < 0)) for name, values in zip(names, ids, strict=True)]
+    columns += [_hex_names(category, ids) for category, ids in enumerate(drawn.ids)]
     return pa.table(columns, names=["label", *INTEGERS, *CATEGORIES])
 
 
@@ -247,7 +381,7 @@ def best_auc(path: Path, effects_seed: int = 0, rows: slice | None = None) -> fl
     """
     wanted = rows or slice(None)
     first, stop = wanted.start or 0, sys.maxsize if wanted.stop is None else wanted.stop
-    model, auc, seen = PlantedModel(effects_seed), _Auc(), 0
+    model, auc, seen = PlantedModel(effects_seed), Auc(), 0
     try:
         for batch in _open_clicks(path):
             kept = batch.slice(max(first - seen, 0), max(stop - max(seen, first), 0))

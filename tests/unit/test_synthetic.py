@@ -1,16 +1,22 @@
+import hashlib
 import re
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
+import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import hstack
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import OneHotEncoder
 
+from dlrm_dist.cli import main
 from dlrm_dist.data import synthetic
-from dlrm_dist.data.synthetic import CATEGORIES, INTEGERS, best_auc, oracle_logits, write_clicks
+from dlrm_dist.data.schema import read_info
+from dlrm_dist.data.synthetic import CATEGORIES, INTEGERS, Law, best_auc, oracle_logits, write_clicks
+from dlrm_dist.data.synthetic_dataset import write_dataset
+from dlrm_dist.data.writer import Layout
 from dlrm_dist.errors import UserError
 
 ROWS = 200_000
@@ -78,16 +84,18 @@ def test_gzip_holds_the_same_lines(tmp_path):
 
 
 def test_hex_names_are_distinct_within_and_across_categories():
-    names = [name for column in synthetic.PlantedModel().names for name in column.to_pylist()]
-    assert len(set(names)) == len(names) == synthetic.CARDINALITIES.sum()
+    sizes = Law().cardinalities
+    columns = [synthetic._hex_names(c, np.arange(n, dtype=np.int32)) for c, n in enumerate(sizes)]
+    names = [name for column in columns for name in column.to_pylist()]
+    assert len(set(names)) == len(names) == sum(sizes)
     digits = np.array([list(name) for name in names[-1000:]])
     assert all(len(set(column)) == 16 for column in digits.T)  # they look hashed: every digit takes every value
 
 
 def test_ids_follow_zipfs_law_and_counts_have_long_tails():
-    integers, ids = synthetic.draw_values(np.random.default_rng(0), ROWS)
+    integers, ids = synthetic.draw_values(np.random.default_rng(0), ROWS, Law())
     for c in (4, 9, 17):
-        n = synthetic.CARDINALITIES[c]
+        n = Law().cardinalities[c]
         seen = ids[c][ids[c] >= 0]
         expected = np.log1p(1 / np.arange(1, 11)) / np.log(n + 1)
         share = np.bincount(seen, minlength=n)[:10] / len(seen)
@@ -127,7 +135,7 @@ def test_logits_are_calibrated(table):
 def test_any_effects_leave_a_gap_that_only_pairs_can_close(effects_seed):
     model = synthetic.PlantedModel(effects_seed)
     rng = np.random.default_rng(9)
-    integers, ids = synthetic.draw_values(rng, ROWS)
+    integers, ids = synthetic.draw_values(rng, ROWS, Law())
     logits = model.logits(integers, ids)
     clicks = rng.random(ROWS) < 1 / (1 + np.exp(-logits))
     pairs = {pair: effects[ids[pair[0]], ids[pair[1]]] for pair, effects in model.pairs.items()}
@@ -146,7 +154,7 @@ def test_what_simple_models_reach(written, table):
     edges = {name: np.unique(np.nanquantile(values, np.linspace(0, 1, 21)[1:-1])) for name, values in columns.items()}
     binned = np.stack([np.where(np.isnan(v), -1, np.digitize(v, edges[k])) for k, v in columns.items()], 1).astype(int)
     ids = np.stack([table[name].combine_chunks().dictionary_encode().indices.to_numpy() for name in CATEGORIES], 1)
-    crossed = np.stack([ids[:, a] * 1000 + ids[:, b] for a, b in synthetic.PAIRS], axis=1)
+    crossed = np.stack([ids[:, a] * 1000 + ids[:, b] for a, b in Law().pairs], axis=1)
     dense, sparse, cross = (
         OneHotEncoder(min_frequency=least, handle_unknown="infrequent_if_exist", dtype=np.float32).fit_transform(x)
         for x, least in ((binned, 5), (ids, 5), (crossed, 5))
@@ -220,3 +228,94 @@ def test_files_that_are_no_planted_clicks_are_refused(tmp_path):
         with pytest.raises(UserError, match=message) as raised:
             best_auc(path)
         assert "\n" not in str(raised.value) and str(path) in str(raised.value)
+
+
+def test_the_bytes_of_the_default_clicks_do_not_change(tmp_path):
+    """The best AUC of the default dataset, which documents tell, is that of these very rows."""
+    write_clicks(tmp_path / "a.tsv", 150_000, seed=3)
+    found = hashlib.sha256((tmp_path / "a.tsv").read_bytes()).hexdigest()
+    assert found == "49aac8fa0a78e40467b11102837dd186188e1b31e07d6d4506b751420558c7ec"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_bytes_do_not_depend_on_the_threads(tmp_path, monkeypatch, threads):
+    monkeypatch.setattr(synthetic, "CHUNK_ROWS", 700)
+    write_clicks(tmp_path / "a.tsv", 5000)
+    monkeypatch.setattr(synthetic, "_THREADS", threads)
+    write_clicks(tmp_path / "b.tsv", 5000)
+    assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "b.tsv").read_bytes()
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.7, 1.0, 1.4])
+def test_ids_follow_the_power_law_asked(exponent):
+    law = Law((1000, 1, 2, *[40] * 23), exponent)
+    ids = law.draw(np.random.default_rng(0), 400_000)
+    for c in (0, 1, 2, 25):
+        shares, seen = law.shares(c), ids[c][ids[c] >= 0]
+        assert shares.sum() == pytest.approx(1) and 0 <= seen.min() <= seen.max() < law.cardinalities[c]
+        found = np.bincount(seen, minlength=law.cardinalities[c]) / len(seen)
+        np.testing.assert_allclose(found, shares, atol=5 * np.sqrt(shares.max() / len(seen)) + 1e-12)
+        assert np.mean(ids[c] < 0) == pytest.approx(0.02, abs=0.002)
+    edges = np.arange(1, 1002.0)  # the law as it is meant: the mass of x^-s between k + 1 and k + 2
+    mass = np.diff(np.log(edges) if exponent == 1 else edges ** (1 - exponent) / (1 - exponent))
+    np.testing.assert_allclose(law.shares(0), mass / mass.sum())
+
+
+def test_large_ids_are_reached_and_the_signal_lies_where_it_can_be_learnt():
+    law = Law(synthetic.NAMED_CARDINALITIES["mlperf"], 0.0)
+    ids = law.draw(np.random.default_rng(0), 20_000)
+    assert np.median(ids[0]) == pytest.approx(2e7, rel=0.05) and len(np.unique(ids[0] % 2)) == 2
+    assert max(law.cardinalities[c] for c in law.carriers) < 2500
+    names = synthetic._hex_names(0, np.array([39_999_999, -1, 0], np.int32)).to_pylist()
+    assert names[1] is None and len({*names}) == 3 and len(names[0]) == 8
+
+
+def test_a_dataset_at_once(tmp_path):
+    law = Law((1000, *[30] * 25), 1.2)
+    layout = Layout(4, 1000)
+    infos = [write_dataset(tmp_path / name, 30_000, law=law, seed=1, layout=layout) for name in ("a", "b")]
+    assert infos[0] == infos[1] == read_info(tmp_path / "a")
+    assert {name: split.rows for name, split in infos[0].splits.items()} == {
+        "train": 24000,
+        "valid": 3000,
+        "test": 3000,
+    }
+    assert [each.rows for each in infos[0].categories] == [1001, *[31] * 25]
+    tables = {}
+    for name, split in infos[0].splits.items():
+        tables[name] = pa.concat_tables([pq.read_table(tmp_path / "a" / part) for part in split.parts])
+        assert tables[name].equals(pa.concat_tables([pq.read_table(tmp_path / "b" / part) for part in split.parts]))
+    whole = pa.concat_tables(tables.values())
+    assert len({tuple(row.values()) for row in whole.select([*INTEGERS[6:], "C1", "C2"]).to_pylist()}) > 29_900
+    model = synthetic.PlantedModel(0, law)
+    for name, table in tables.items():  # the ids and integers are those that the clicks were drawn from
+        integers = np.stack([np.expm1(table[column].to_numpy()) for column in INTEGERS])
+        logits = model.logits(integers, np.stack([table[column].to_numpy() - 1 for column in CATEGORIES]))
+        assert roc_auc_score(table["label"].to_numpy(), logits) == pytest.approx(infos[0].best_auc[name], abs=1e-4)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+    with pytest.raises(UserError, match="a: exists already"):
+        write_dataset(tmp_path / "a", 100)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cardinalities", "criteo"], "cardinalities: 0 numbers; allowed: planted, kaggle, mlperf, or 26 numbers"),
+        (["--cardinalities", "1,2,3"], "cardinalities: 3 numbers; allowed: "),
+        (["--exponent", "-1"], "exponent: -1.0 is impossible; allowed: 0"),
+        (["--format", "parquet", "--split", "half"], "split: 'half'; allowed: "),
+    ],
+)
+def test_bad_words_to_synth_are_one_line(tmp_path, capsys, words, message):
+    assert main(["synth", str(tmp_path / "out"), "--rows", "100", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}") and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_synth_says_what_it_wrote(tmp_path, capsys):
+    numbers = ",".join(["50"] * 26)
+    assert main(["synth", str(tmp_path / "a.tsv"), "--rows", "500", "--cardinalities", numbers]) == 0
+    assert main(["synth", str(tmp_path / "b"), "--rows", "5000", "--format", "parquet", "--exponent", "1.1"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "a.tsv: 500 rows" in said[0] and "b: train 4,000 rows" in said[1] and "best reachable AUC" in said[3]
