@@ -60,7 +60,7 @@ def write_dataset(
     transform = {"format": "synth", "dense": "log1p", "ids": "rank", "missing_id": 0, "split": split, "seed": seed}
     transform |= {
         "effects_seed": effects_seed,
-        "cardinalities": model.law.cardinalities,
+        "cardinalities": list(model.law.cardinalities),
         "exponent": model.law.exponent,
     }
     schema = columns_schema(INTEGERS, categories, transform)

@@ -232,9 +232,9 @@ def test_files_that_are_no_planted_clicks_are_refused(tmp_path):
 
 def test_the_bytes_of_the_default_clicks_do_not_change(tmp_path):
     """The best AUC of the default dataset, which documents tell, is that of these very rows."""
-    write_clicks(tmp_path / "a.tsv", 150_000, seed=3)
+    write_clicks(tmp_path / "a.tsv", 300_000, seed=3)
     found = hashlib.sha256((tmp_path / "a.tsv").read_bytes()).hexdigest()
-    assert found == "49aac8fa0a78e40467b11102837dd186188e1b31e07d6d4506b751420558c7ec"
+    assert found == "1c8028e134f07504a768e4e49c08712638eff11f818ef2fb7dc39eacc5f4dc88"
 
 
 @pytest.mark.parametrize("threads", [1, 3])
