@@ -1,6 +1,6 @@
 """How fast one core turns Parquet into batches.
 
-`python benchmarks/loader.py [--rows 4000000] [--batch-size 8192] [--cardinalities planted] [--repeats 5] [--json]`:
+`python benchmarks/loader.py [--rows 7864320] [--batch-size 8192] [--cardinalities planted] [--repeats 5] [--json]`:
 a synthetic dataset, read by one rank on one core, from the page cache. Beside it what bounds it: PyArrow alone, from
 the same files to Arrow columns.
 """
@@ -23,14 +23,14 @@ import pyarrow.parquet as pq
 import torch
 
 from dlrm_dist.data.loader import SplitReader
-from dlrm_dist.data.schema import DatasetInfo
+from dlrm_dist.data.schema import GROUP_ROWS, LANES, DatasetInfo
 from dlrm_dist.data.synthetic import NAMED_CARDINALITIES, Law
 from dlrm_dist.data.synthetic_dataset import write_dataset
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=4_000_000)
+    parser.add_argument("--rows", type=int, default=10 * LANES * GROUP_ROWS)
     parser.add_argument("--batch-size", type=int, default=8192)
     parser.add_argument("--cardinalities", default="planted", choices=tuple(NAMED_CARDINALITIES))
     parser.add_argument("--repeats", type=int, default=5)
