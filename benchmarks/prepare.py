@@ -3,7 +3,7 @@
 `python benchmarks/prepare.py [--rows 3000000] [--cardinalities planted] [--exponent 1] [--way "hashed, shuffled"]
 [--source FILE] [--json]`: clicks in Kaggle's format, with hashed ids and with a vocabulary, without and with the
 shuffle. Rates are end to end: from the raw file to the files on the disk (synced). Beside them, on the same file, what
-others do: TorchRec's own script (on its first rows), and a few lines of Polars where it is installed.
+others do: TorchRec's own script (on its first rows; needs iopath), and a few lines of Polars, where they are installed.
 """
 
 import argparse
@@ -61,8 +61,8 @@ def main() -> int:
 
 def table(rows: int, options: argparse.Namespace) -> list[dict[str, float | str]]:
     """The median of each way."""
-    peers = [TORCHREC] + [POLARS] * bool(importlib.util.find_spec("polars"))
-    ways = options.way or [*WAYS, *peers]
+    peers = {TORCHREC: "iopath", POLARS: "polars"}
+    ways = options.way or [*WAYS, *(peer for peer, needed in peers.items() if importlib.util.find_spec(needed))]
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         source = options.source or Path(folder, "clicks.tsv")

@@ -1,4 +1,7 @@
-"""How fast synthetic clicks are written, with all cores, synced: `python benchmarks/synth.py [--rows 8000000] [--json]`."""
+"""How fast synthetic clicks are written, with all cores, synced.
+
+`python benchmarks/synth.py [--rows 8000000] [--json]`: the named cardinalities, raw and as a dataset.
+"""
 
 import argparse
 import json

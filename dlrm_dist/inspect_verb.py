@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrm_dist.checkpoint_verbs import inspect_checkpoint
+from dlrm_dist.errors import UserError
 
 
 def add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +21,16 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    from dlrm_dist.checkpoint.source import has_checkpoint
     from dlrm_dist.data.contents import contents
 
     path = options.path
     if not (path / "dataset.json").is_file() or (path / "checkpoints").is_dir():  # a run keeps a dataset.json too
+        if not has_checkpoint(path):
+            raise UserError(
+                f"{path}: neither a dataset nor a checkpoint here; allowed: what dlrm-dist prepare or synth made, "
+                "runs/NAME, or one of its checkpoints; check the path"
+            )
         return inspect_checkpoint(options)
     found = contents(path)
     if options.json:
@@ -41,7 +48,9 @@ def _inspect(options: argparse.Namespace) -> int:
     for name, column in found["categories"].items():
         shares = " ".join(f"{share:>8.1%}" for share in column["top"].values())
         rare, missing = _share(column["rare"]), _share(column["missing"])
-        print(f"{name:<8} {column['ids']:>12,} {column['seen']:>12,} {rare:>7} {missing:>7} {shares}")
+        sizes = column.get("ids_a_row")
+        lists = f"  {sizes['min']} to {sizes['max']} ids a row, {sizes['mean']:.2f} on average" if sizes else ""
+        print(f"{name:<8} {column['ids']:>12,} {column['seen']:>12,} {rare:>7} {missing:>7} {shares}{lists}")
     return 0
 
 

@@ -100,7 +100,7 @@ def _row_map(source: Source, data: Path, column: str) -> RowMap | None:
 
 
 def _values(path: Path) -> pa.Array:
-    return pq.read_table(path, columns=["value"])["value"].combine_chunks()
+    return pq.read_table(path, columns=["value"])["value"].combine_chunks().cast(pa.uint64())
 
 
 def _copy_rows(value: torch.Tensor, old: torch.Tensor, rows: RowMap | None) -> None:

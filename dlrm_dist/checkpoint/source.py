@@ -111,6 +111,11 @@ class Unsharded:
 Source = Sharded | Unsharded
 
 
+def has_checkpoint(path: Path) -> bool:
+    """Whether there is a run, a checkpoint or an unsharded one, whole or not."""
+    return (path / INDEX).is_file() or (path / "checkpoints").is_dir() or (path / folder.FACTS).is_file()
+
+
 def open_source(path: Path) -> Source:
     """What lies at `path`: a run (its newest whole checkpoint), a checkpoint, or an unsharded one.
 
@@ -124,7 +129,7 @@ def open_source(path: Path) -> Source:
             if folder.damage_of(each) is None:
                 return Sharded(each)
         raise UserError(f"{path}: the run has no complete checkpoint")
-    if not (path / folder.FACTS).is_file():
+    if not has_checkpoint(path):
         raise UserError(
             f"{path}: no checkpoint here; name runs/NAME, runs/NAME/checkpoints/step_N, or a folder that dlrm-dist "
             "checkpoint unshard wrote"

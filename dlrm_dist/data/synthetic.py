@@ -59,6 +59,8 @@ _CARRIERS, _LEARNABLE = 9, 50
 """Categories that carry the signal; the others are noise that a model must learn to ignore. With few ids, most pairs of
 ids are seen often in `DEFAULT_ROWS` rows."""
 _MOST_IDS = 1 << 31
+_MOST_EFFECTS = 2000
+"""Of a carrier with more ids, so many of the most frequent have an effect: of the others nobody could learn it."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,8 @@ class PlantedModel:
     def _standardised(self, rng: np.random.Generator, category: int, rank: int) -> FloatArray:
         """Random vectors (ids + 1, rank) of mean 0 and variance 1 under the ids' law; the last, for id -1, is 0."""
         law = self.law.shares(category)
+        if len(law) > _MOST_EFFECTS:
+            law = law[:_MOST_EFFECTS] / law[:_MOST_EFFECTS].sum()
         vectors = rng.standard_normal((len(law), rank))
         if len(law) > 1:
             vectors -= law @ vectors
@@ -193,10 +197,15 @@ class PlantedModel:
         logs = (np.log1p(counts) - _LOG_MEAN[_SIGNAL_INTEGERS]) / _LOG_STD[_SIGNAL_INTEGERS]
         logits = self.bias + INTEGER_STD * 1.6 * np.tanh(logs + self.phases).sum(axis=0)
         for c, effects in self.singles.items():
-            logits += effects[ids[c], 0]
+            logits += effects[self._place(c, ids), 0]
         for (a, b), effects in self.pairs.items():
-            logits += effects[ids[a], ids[b]]
+            logits += effects[self._place(a, ids), self._place(b, ids)]
         return logits.astype(np.float32)
+
+    def _place(self, category: int, ids: IntArray) -> IntArray:
+        """Where the effects of a category's ids stand; those without one have the last place, as a missing id has."""
+        few = self.law.cardinalities[category] <= _MOST_EFFECTS
+        return ids[category] if few else np.minimum(ids[category], np.int32(_MOST_EFFECTS))
 
     def raw_logits(self, table: pa.Table | pa.RecordBatch) -> FloatArray:
         """The true logits, float32 (rows,), of raw rows with columns I1 to I13 (integers) and C1 to C26 (hex digits).

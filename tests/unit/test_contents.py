@@ -55,3 +55,8 @@ def test_a_damaged_part_is_named(tmp_path):
     (tmp_path / "data" / info.splits["train"].parts[0]).write_bytes(b"no Parquet")
     with pytest.raises(UserError, match=r"part-00000\.parquet: column I1 cannot be read"):
         contents(tmp_path / "data")
+
+
+def test_a_folder_of_neither_kind_is_named(tmp_path, capsys):
+    assert cli.main(["inspect", str(tmp_path)]) == 2
+    assert "neither a dataset nor a checkpoint here; allowed: " in capsys.readouterr().err

@@ -270,6 +270,15 @@ def test_large_ids_are_reached_and_the_signal_lies_where_it_can_be_learnt():
     assert names[1] is None and len({*names}) == 3 and len(names[0]) == 8
 
 
+def test_only_the_most_frequent_ids_of_a_large_carrier_have_an_effect():
+    model = synthetic.PlantedModel(0, Law((10_000_000,) * 26, 1.1))
+    integers, ids = synthetic.draw_values(np.random.default_rng(0), 50_000, model.law)
+    logits = model.logits(integers, ids)
+    rare = np.where(ids >= synthetic._MOST_EFFECTS, 9_999_999, ids)
+    assert np.array_equal(model.logits(integers, rare), logits)
+    assert 0.1 < (1 / (1 + np.exp(-logits))).mean() < 0.4 and logits.std() > 0.5
+
+
 def test_a_dataset_at_once(tmp_path):
     law = Law((1000, *[30] * 25), 1.2)
     layout = Layout(4, 1000)
