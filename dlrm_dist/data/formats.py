@@ -34,8 +34,8 @@ def open_sources(files: dict[str, list[File]], options: PrepareOptions, pool: Ex
     form = slot.Slot() if options.format == "slot" else Kaggle(options.dense, options.bins)
     sources = {
         name: [
-            text.TextSource(file, form, options.on_bad_row, counts)
-            for file, counts in zip(group, pool.map(text.count, group), strict=True)
+            text.TextSource(file, form, options.on_bad_row, counted)
+            for file, counted in zip(group, pool.map(text.count, group), strict=True)
         ]
         for name, group in files.items()
     }

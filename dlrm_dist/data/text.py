@@ -43,6 +43,13 @@ class Format(Protocol):
         """The line without its faults, which are counted; None if it must be left out."""
 
 
+class Counted(NamedTuple):
+    """Of each block of a file: the lines that start in it, and the byte of the text at which the first does."""
+
+    lines: list[int]
+    starts: list[int]
+
+
 class Block(NamedTuple):
     """Whole lines of one file; `first_line` counts from 1."""
 
@@ -55,11 +62,15 @@ class Block(NamedTuple):
 class TextSource:
     """One file of lines in some format; see `sources.Source`."""
 
-    def __init__(self, file: File, form: Format, on_bad_row: OnBadRow, counts: Sequence[int]) -> None:
+    def __init__(self, file: File, form: Format, on_bad_row: OnBadRow, counted: Counted) -> None:
         """Take the file and what `count` gave for it."""
         self.name, self.seekable = file.name, not _is_packed(file)
-        self._file, self._form, self._on_bad_row, self._counts = file, form, on_bad_row, counts
-        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._file, self._form, self._on_bad_row, self._counts = file, form, on_bad_row, counted.lines
+        self._starts = np.concatenate([[0], np.cumsum(counted.lines, dtype=np.int64)])
+        filled = [number for number, lines in enumerate(counted.lines) if lines]
+        bytes_ = [*(counted.starts[number] for number in filled), file.size]
+        self._bytes = dict(zip(filled, itertools.pairwise(bytes_), strict=True))
+        """First and last (exclusive) byte of each block that has a line, where the file is not packed."""
         self.rows = int(self._starts[-1])
 
     def read(self, bounds: Sequence[int]) -> Iterator[Parsed]:
@@ -85,6 +96,27 @@ class TextSource:
         """
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         last = int(np.searchsorted(self._starts, stop, side="left"))
+        return self._direct_blocks(first, last) if self.seekable else self._unpacked_blocks(first, last)
+
+    def _direct_blocks(self, first: int, last: int) -> Iterator[Block]:
+        start = 0
+        try:
+            with self._file.open() as stream:
+                if stream.size() != self._file.size:
+                    raise changed(self.name)
+                for number in filter(self._bytes.__contains__, range(first, last)):
+                    start, stop = self._bytes[number]
+                    if stop - start > BLOCK_BYTES + LINE_BYTES:  # its last line must be longer than any may be
+                        raise self._too_long(int(self._starts[number + 1]))
+                    stream.seek(start)
+                    text = _read(stream, stop - start)
+                    if len(text) < stop - start:
+                        raise changed(self.name)
+                    yield self._block(number, text)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise _unreadable(self._file, start, error) from None
+
+    def _unpacked_blocks(self, first: int, last: int) -> Iterator[Block]:
         begun, text = first, b""
         for number, (before, chunk) in enumerate(_chunks(self._file, first), first):
             start_at = 0 if before == b"\n" else chunk.find(b"\n") + 1 or len(chunk)
@@ -99,21 +131,23 @@ class TextSource:
             begun, text = number, chunk[start_at:]
         if text:
             yield self._block(begun, text)
-        if int(self._starts[begun + 1 if text else begun]) < stop:
+        if (begun + 1 if text else begun) < last and any(self._counts[begun + 1 : last]):
             raise changed(self.name)
 
     def _block(self, number: int, text: bytes) -> Block:
         line = int(self._starts[number]) + 1
         if _longest(text) > LINE_BYTES:
-            bad = line + next(i for i, each in enumerate(text.split(b"\n")) if len(each) > LINE_BYTES)
-            raise UserError(
-                f"{self.name}:{bad}: line of more than {LINE_BYTES} bytes; allowed: one row a line, lines ending in LF "
-                "or CRLF; convert the file to text lines"
-            )
+            raise self._too_long(line + next(i for i, each in enumerate(text.split(b"\n")) if len(each) > LINE_BYTES))
         lines = _newlines(text) + (not text.endswith(b"\n"))
         if lines != self._counts[number]:
             raise changed(self.name)
         return Block(self.name, line, text, lines)
+
+    def _too_long(self, line: int) -> UserError:
+        return UserError(
+            f"{self.name}:{line}: line of more than {LINE_BYTES} bytes; allowed: one row a line, lines ending in LF or "
+            "CRLF; convert the file to text lines"
+        )
 
     def parse(self, block: Block) -> Parsed:
         """A block's rows as columns, after doing with bad ones as `on_bad_row` says.
@@ -144,18 +178,21 @@ class TextSource:
         return UserError(f"{where}: {str(error).splitlines()[0]}; {allowed}; mend or remove the line")
 
 
-def count(file: File) -> list[int]:
-    """The lines that start in each block of a file; a last line without its newline counts.
+def count(file: File) -> Counted:
+    """Count a file's lines; a last line without its newline counts.
 
     Raises:
         UserError: the file cannot be read, or it is empty.
     """
-    counts = [(before == b"\n") + _newlines(chunk[:-1]) for before, chunk in _chunks(file, 0)]
-    if not counts:
+    counted = Counted([], [])
+    for number, (before, chunk) in enumerate(_chunks(file, 0)):
+        counted.lines.append((before == b"\n") + _newlines(chunk[:-1]))
+        counted.starts.append(number * BLOCK_BYTES + (0 if before == b"\n" else chunk.find(b"\n") + 1))
+    if not counted.lines:
         raise UserError(
             f"{file.name}: is empty; allowed: at least one row; remove it from the sources or fetch it again"
         )
-    return counts
+    return counted
 
 
 def _is_packed(file: File) -> bool:
@@ -179,11 +216,15 @@ def _chunks(file: File, first: int) -> Iterator[tuple[bytes, bytes]]:
                     yield before, chunk
                 before = chunk[-1:]
     except (OSError, pa.ArrowInvalid) as error:
-        reason = str(error).splitlines()[0].rstrip(". ")
-        raise UserError(
-            f"{file.name}: cannot be read beyond its first {done} bytes of text: {reason}; allowed: a readable text "
-            "file, or a complete gzip file with a name in .gz; fetch it again"
-        ) from None
+        raise _unreadable(file, done, error) from None
+
+
+def _unreadable(file: File, done: int, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0].rstrip(". ")
+    return UserError(
+        f"{file.name}: cannot be read beyond its first {done} bytes of text: {reason}; allowed: a readable text file, "
+        "or a complete gzip file with a name in .gz; fetch it again"
+    )
 
 
 def _read(stream: pa.NativeFile, size: int) -> bytes:

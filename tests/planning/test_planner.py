@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dlrm_dist.config import DataSection, ModelSection, OptimizerSection
-from dlrm_dist.errors import NothingFitsError
+from dlrm_dist.errors import NothingFitsError, UserError
 from dlrm_dist.models.shape import model_shape
 from dlrm_dist.planning import check, fit
 from dlrm_dist.planning.cluster import load_cluster
@@ -164,3 +164,11 @@ def test_fit_finds_the_smallest_size(model):
 def test_parts_with_rows(rows, parts):
     block = -(-rows // parts)
     assert every_part_has_rows(rows, parts) == all(min(rows, (i + 1) * block) > i * block for i in range(parts))
+
+
+def test_expanded_ids_are_planned_for():
+    model = ModelSection(num_embeddings=(10, 20), embedding_dim=16)
+    shape = model_shape(DataSection(path="nowhere", expand_multi_hot=(3, 1)), model)
+    assert [feature.ids_per_sample for feature in shape.features] == [3, 1]
+    with pytest.raises(UserError, match=r"data.expand_multi_hot has 1 values for 2 categories"):
+        model_shape(DataSection(path="nowhere", expand_multi_hot=(3,)), model)

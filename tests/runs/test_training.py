@@ -4,9 +4,14 @@ import json
 import math
 from itertools import islice
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dlrm_dist.data.loader import SplitReader
+from dlrm_dist.data.options import PrepareOptions
+from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.schema import read_info
 from tests.helpers import ROOT, run_command
 from tests.runs.conftest import TRAIN_ROWS, VALID_ROWS
@@ -126,3 +131,36 @@ def test_fewer_rows_than_one_batch(clicks, tmp_path):
     assert [line["samples"] for line in trained] == [TRAIN_ROWS, 2 * TRAIN_ROWS]
     assert all(math.isfinite(line["loss"]) for line in trained)
     assert [line["step"] for line in valid] == [1, 2] and result["steps"] == 2
+
+
+def test_lists_weights_and_expanded_ids_train_alike_on_any_number_of_ranks(tmp_path):
+    number = np.arange(503)
+    rng = np.random.default_rng(0)
+    log = pa.table(
+        {
+            "clicked": rng.integers(0, 2, 503),
+            "x": rng.random(503),
+            "w": 1 + number % 3 / 2,
+            "user": number % 17,
+            "tags": [[int(n) % 5] * (int(n) % 4) for n in number],
+        }
+    )
+    pq.write_table(log, tmp_path / "log.parquet")
+    (tmp_path / "schema.toml").write_text(
+        'label = "clicked"\ndense = ["x"]\nweight = "w"\n[categories]\nuser = {}\ntags = {}\n'
+    )
+    options = PrepareOptions(
+        "parquet", schema=tmp_path / "schema.toml", split="0.8,0.2,0", min_count=1, lanes=12, group_rows=16
+    )
+    prepare([tmp_path / "log.parquet"], tmp_path / "data", options)
+    words = ["--train.batch_size", 50, "--train.epochs", 1, "--data.expand_multi_hot", "[3, 1]"]
+    found = []
+    for world_size in (1, 2):
+        folder = tmp_path / str(world_size)
+        folder.mkdir()
+        found.append(train(folder, tmp_path / "data", world_size, *words))
+    alone, two = found
+    assert len(losses(alone)) == len(losses(two)) == 9
+    assert max(abs(a - b) for a, b in zip(losses(alone), losses(two), strict=True)) < 1e-6
+    weights = float((1 + number[402:] % 3 / 2).sum())
+    assert alone[1][-1]["rows"] == two[1][-1]["rows"] == weights

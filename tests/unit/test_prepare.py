@@ -4,6 +4,8 @@ import gzip
 import json
 import math
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dlrm_dist.cli import main
 from dlrm_dist.data import kaggle, text, writer
 from dlrm_dist.data import prepare as module
 from dlrm_dist.data.options import PrepareOptions
@@ -592,3 +595,57 @@ def test_integers_as_categories(tmp_path):
     # floor(ln(x)^2) + 32 above 2, else x + 16, at least 0; a missing integer is a value of its own
     expected = [2**32 % 1000, 0, 13, 16, 18, 32 + 1, 32 + 5, 32 + 190]
     assert read(tmp_path / "out", "train")["B1"].to_pylist() == expected
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dlrm_dist.data import prepare as module, writer
+from dlrm_dist.data.options import PrepareOptions
+
+module.SEGMENT_ROWS, module.BUCKET_ROWS, left = 30, 40, [int(sys.argv[3])]
+
+def dying(work):
+    def write(*words):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        work(*words)
+    return write
+
+for owner, name in ((module.Spool, "write"), (module.Vocabulary, "write"), (writer, "_write_stripe")):
+    setattr(owner, name, dying(getattr(owner, name)))
+options = PrepareOptions("kaggle", split="0.7,0.1,0.2", seed=3, lanes=4, group_rows=8)
+module.prepare([Path(sys.argv[1])], Path(sys.argv[2]), options)
+"""
+
+
+def test_a_killed_process_is_followed_by_one_that_goes_on(tmp_path):
+    log = write(tmp_path / "log", random_rows(150))
+    words = [sys.executable, "-c", KILLED, str(log)]
+    subprocess.run([*words, str(tmp_path / "whole"), "1000"], check=True, timeout=100)
+    codes = []
+    while not (tmp_path / "out").exists():
+        codes.append(subprocess.run([*words, str(tmp_path / "out"), "13"], timeout=100).returncode)
+        assert (tmp_path / "out").exists() or (tmp_path / ".out.preparing").is_dir()
+    assert codes[:2] == [-9, -9] and codes[-1] == 0
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"log", "whole", "out"}
+
+
+def test_the_verb_says_what_it_did(tmp_path, monkeypatch, capsys):
+    log = write(tmp_path / "log", random_rows(50))
+    words = ["prepare", str(log), str(tmp_path / "out"), "--format", "kaggle", "--memory", "1.5GiB"]
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        assert main(words) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "train 50 rows" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "made before from the same sources in the same way; nothing to do" in capsys.readouterr().out
+    for size in ("much", "2XB", ""):
+        assert main([*words[:-1], size]) == 2
+        assert f"argument --memory: {size!r} is no size; write for example 2GB" in capsys.readouterr().err
+    assert main([*words[:-1], "5MB"]) == 2
+    assert "memory: 5000000 is impossible; allowed: 1000000000 to" in capsys.readouterr().err

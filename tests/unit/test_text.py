@@ -12,7 +12,7 @@ from dlrm_dist.data import text as text_module
 from dlrm_dist.data.files import File, find
 from dlrm_dist.data.kaggle import Kaggle
 from dlrm_dist.data.slot import Slot
-from dlrm_dist.data.text import Block, TextSource, count
+from dlrm_dist.data.text import Block, Counted, TextSource, count
 from dlrm_dist.errors import UserError
 
 NAMES = ["label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
@@ -49,7 +49,7 @@ def parsed(tmp_path, content, form=None, name="log.txt"):
 def parse(text, form):
     """The rows of a text, read from no file."""
     lines = text.count(b"\n") + (not text.endswith(b"\n"))
-    made = TextSource(File("log", 0, 0, None, "log"), form, "error", [lines])
+    made = TextSource(File("log", 0, 0, None, "log"), form, "error", Counted([lines], [0]))
     return made.parse(Block("log", 1, text, lines)).table
 
 
