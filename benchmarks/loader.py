@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from dlrm_dist.data.law import NAMED_CARDINALITIES, Law
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import GROUP_ROWS, LANES, DatasetInfo
-from dlrm_dist.data.synthetic import NAMED_CARDINALITIES, Law
 from dlrm_dist.data.synthetic_dataset import write_dataset
 
 

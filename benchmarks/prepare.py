@@ -17,9 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from dlrm_dist.data.law import NAMED_CARDINALITIES, Law
 from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
-from dlrm_dist.data.synthetic import NAMED_CARDINALITIES, Law, write_clicks
+from dlrm_dist.data.synthetic import write_clicks
 
 WAYS = {
     "hashed, in file order": PrepareOptions("kaggle", ids="hash", shuffle=False),

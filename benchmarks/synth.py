@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from dlrm_dist.data.synthetic import NAMED_CARDINALITIES, Law, write_clicks
+from dlrm_dist.data.law import NAMED_CARDINALITIES, Law
+from dlrm_dist.data.synthetic import write_clicks
 from dlrm_dist.data.synthetic_dataset import write_dataset
 
 

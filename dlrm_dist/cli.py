@@ -89,7 +89,8 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
 
 
 def _synth(options: argparse.Namespace) -> int:
-    from dlrm_dist.data.synthetic import NAMED_CARDINALITIES, Law, write_clicks
+    from dlrm_dist.data.law import NAMED_CARDINALITIES, Law
+    from dlrm_dist.data.synthetic import write_clicks
     from dlrm_dist.data.synthetic_dataset import write_dataset
 
     given = options.cardinalities

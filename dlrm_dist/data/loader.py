@@ -5,64 +5,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.data.order import EpochOrder
-from dlrm_dist.data.schema import LABEL, Category, DatasetInfo, part_metadata
+from dlrm_dist.data.rows import RowCodec, Rows, expanded_sizes
+from dlrm_dist.data.schema import LABEL, DatasetInfo, part_metadata
 from dlrm_dist.errors import RankError, UserError
-
-
-class Bags(NamedTuple):
-    """A category's ids, of n rows: one a row, or where there are `offsets`, those from one offset to the next.
-
-    Attributes:
-        ids: int32 or int64 [n], or [offsets[-1] - offsets[0]].
-        offsets: int64 [n + 1], or None.
-    """
-
-    ids: npt.NDArray[np.integer]
-    offsets: npt.NDArray[np.int64] | None = None
-
-    def slice(self, start: int, stop: int) -> "Bags":
-        """Rows `start` to `stop` (exclusive), without a copy."""
-        if self.offsets is None:
-            return Bags(self.ids[start:stop])
-        offsets = self.offsets[min(start, stop) : stop + 1]
-        first = offsets[0] - self.offsets[0]
-        return Bags(self.ids[first : first + offsets[-1] - offsets[0]], offsets)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Decoded rows of a rank in training order.
-
-    Attributes:
-        words: int32 [n, words]: of each row, side by side, the bits of its dense float32, then its int32 ids of the
-            categories with one id a row. What a row has lies together: it is put in its place at once.
-        bags: of the other categories, by their place among all.
-        labels: uint8 [n].
-        weights: float32 [n]; None: all are 1.
-    """
-
-    words: npt.NDArray[np.int32]
-    bags: dict[int, Bags]
-    labels: npt.NDArray[np.uint8]
-    weights: npt.NDArray[np.float32] | None = None
-
-    def slice(self, start: int, stop: int) -> "Rows":
-        """Rows `start` to `stop` (exclusive), without a copy."""
-        weights = None if self.weights is None else self.weights[start:stop]
-        bags = {place: each.slice(start, stop) for place, each in self.bags.items()}
-        return Rows(self.words[start:stop], bags, self.labels[start:stop], weights)
 
 
 @dataclass(frozen=True)
@@ -90,19 +43,11 @@ class SplitReader:
                 f"{self.folder}: is written in {self.info.lanes} lanes and serves at most as many ranks, not "
                 f"{self.world_size}; start fewer ranks, or prepare it with more lanes"
             )
+        expanded_sizes(self.info, self.expand)
 
-        if self.expand is not None:
-            self._check_expand(self.expand)
-
-    def _check_expand(self, sizes: tuple[int, ...]) -> None:
-        categories = self.info.categories
-        if len(sizes) != len(categories):
-            raise UserError(
-                f"data.expand_multi_hot has {len(sizes)} values for {len(categories)} categories; give one for each"
-            )
-        for category, size in zip(categories, sizes, strict=True):
-            if category.multi_hot and size > 1:
-                raise UserError(f"data.expand_multi_hot: {category.name} has lists of ids already; give it a 1")
+    @cached_property
+    def _codec(self) -> RowCodec:
+        return RowCodec(f"{self.folder}: split {self.split}", self.info, self.expand, self.world_size)
 
     @property
     def rows(self) -> int:
@@ -121,7 +66,7 @@ class SplitReader:
         local = order.rank_position(edges, self.rank, self.world_size)
         rows = self._rows(order, int(local[0]), np.diff(local))
         for (start, stop), part in zip(bounds, rows, strict=True):
-            batch = self._to_batch(part, batch_size, stop - start)
+            batch = self._codec.batch(part, batch_size, stop - start)
             yield batch.pin_memory() if self.pin else batch
 
     def _rows(self, order: EpochOrder, position: int, counts: npt.NDArray[np.int64]) -> Iterator[list[Rows]]:
@@ -146,7 +91,7 @@ class SplitReader:
         skip = position - (int(ends[first - 1]) if first else 0)
         stripes = order.stripes[first:]
         if len(stripes) == 0:
-            yield self._empty()
+            yield self._codec.empty()
             return
         with ThreadPoolExecutor(1, thread_name_prefix="stripe-reader") as pool:
             ahead: Future[Rows] = pool.submit(self._read_stripe, order, int(stripes[0]))
@@ -174,9 +119,9 @@ class SplitReader:
             inside = groups[(groups >= starts[part]) & (groups < starts[part + 1])] - starts[part]
             tables.append(self._read_groups(paths[part], inside.tolist()))
         if not tables:
-            return self._empty()
+            return self._codec.empty()
         local = order.local_order(stripe, self.rank, self.world_size)
-        return self._decode(pa.concat_tables(tables).combine_chunks(), local)
+        return self._codec.decode(pa.concat_tables(tables).combine_chunks(), local)
 
     def _read_groups(self, path: Path, groups: list[int]) -> pa.Table:
         columns = [LABEL, *self.info.dense, *(category.name for category in self.info.categories)]
@@ -187,198 +132,3 @@ class SplitReader:
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise RankError(f"{path}: cannot be read: {reason}; prepare the dataset again") from None
-
-    def _decode(self, table: pa.Table, order: npt.NDArray[np.int64]) -> Rows:
-        """Columns to rows in training order: row i is row `order[i]` of the table."""
-        columns = [table[name].to_numpy().view(np.int32) for name in self.info.dense]
-        bags = {}
-        for place, category in enumerate(self.info.categories):
-            column = _whole(table[category.name])
-            self._check_nulls(category.name, column)
-            if place in self._in_words:
-                ids = column.to_numpy()
-                self._check_ids(category.name, category.rows, ids)
-                columns.append(ids)
-            else:
-                bags[place] = self._bags(category, column, order)
-        words = np.empty((len(order), len(columns)), np.int32)
-        if columns:
-            position = np.empty(len(order), np.int64)
-            position[order] = np.arange(len(order))
-            _put_rows(tuple(columns), position, words)
-        weights = table[self.info.weight].to_numpy()[order] if self.info.weight else None
-        return Rows(words, bags, table[LABEL].to_numpy()[order], weights)
-
-    @cached_property
-    def _in_words(self) -> dict[int, int]:
-        """The places of the categories whose ids lie in `Rows.words`, and the columns there."""
-        places = (i for i, each in enumerate(self.info.categories) if not each.multi_hot and each.rows <= 1 << 31)
-        return {place: column for column, place in enumerate(places, len(self.info.dense))}
-
-    def _check_nulls(self, name: str, column: pa.Array) -> None:
-        if column.null_count:
-            raise RankError(f"{self.folder}: split {self.split}, column {name} has nulls; prepare the dataset again")
-
-    def _bags(self, category: Category, column: pa.Array, order: npt.NDArray[np.int64]) -> Bags:
-        if not category.multi_hot:
-            ids = column.to_numpy()
-            self._check_ids(category.name, category.rows, ids)
-            return Bags(ids[order])
-        ids, starts = column.flatten().to_numpy(), column.offsets.to_numpy()
-        self._check_ids(category.name, category.rows, ids)
-        offsets = np.concatenate([[0], np.cumsum(np.diff(starts)[order], dtype=np.int64)])
-        out = np.empty_like(ids)
-        _put_lists(ids, starts, order, offsets, out)
-        return Bags(out, offsets)
-
-    def _check_ids(self, name: str, rows: int, column: npt.NDArray[np.integer]) -> None:
-        """The lookup kernels on CPU accept an id beyond its table silently, and may read or write past it."""
-        unsigned = column.view(f"u{column.itemsize}")  # a negative one is larger than any table
-        if len(column) and unsigned.max() >= rows:
-            bad = column[unsigned >= rows][0]
-            raise RankError(
-                f"{self.folder}: split {self.split}, column {name}: id {bad} lies outside its table of {rows} rows "
-                f"(0 to {rows - 1}); prepare the dataset again"
-            )
-
-    def _empty(self) -> Rows:
-        bags = {
-            place: Bags(np.empty(0, np.int32), np.zeros(1, np.int64) if category.multi_hot else None)
-            for place, category in enumerate(self.info.categories)
-            if place not in self._in_words
-        }
-        words = np.empty((0, len(self.info.dense) + len(self._in_words)), np.int32)
-        return Rows(words, bags, np.empty(0, np.uint8), np.empty(0, np.float32) if self.info.weight else None)
-
-    def _to_batch(self, parts: list[Rows], batch_size: int, global_rows: int) -> ClickBatch:
-        """Pad to `batch_size` rows (empty bags, weight 0) and turn into tensors."""
-        dense = np.zeros((batch_size, len(self.info.dense)), np.float32)
-        labels, weights = np.zeros(batch_size, np.float32), np.zeros(batch_size, np.float32)
-        start = 0
-        for rows in parts:
-            stop = start + len(rows.labels)
-            dense[start:stop].view(np.int32)[:] = rows.words[:, : dense.shape[1]]
-            labels[start:stop] = rows.labels
-            weights[start:stop] = 1.0 if rows.weights is None else rows.weights
-            start = stop
-        lengths, per_key = self._lengths(parts, batch_size)
-        values = self._values(parts, per_key)
-        sparse = KeyedJaggedTensor(
-            keys=[category.name for category in self.info.categories],
-            values=torch.from_numpy(values),
-            lengths=lengths,
-            stride=batch_size,
-            length_per_key=per_key,
-        )
-        scale = torch.tensor(self.world_size / global_rows)
-        return ClickBatch(torch.from_numpy(dense), sparse, torch.from_numpy(labels), torch.from_numpy(weights), scale)
-
-    @cached_property
-    def _sizes(self) -> tuple[int, ...]:
-        """Ids that a sample's id becomes in each category."""
-        return self.expand or (1,) * len(self.info.categories)
-
-    def _lengths(self, parts: list[Rows], batch_size: int) -> tuple[torch.Tensor, list[int]]:
-        """Ids of each category and row, int32 [categories * batch_size], and of each category in all."""
-        count = sum(len(rows.labels) for rows in parts)
-        if not any(category.multi_hot for category in self.info.categories):
-            return self._fixed_lengths(count, batch_size)
-        lengths = np.zeros((len(self.info.categories), batch_size), np.int32)
-        lengths[:, :count] = np.array(self._sizes)[:, None]
-        for place, category in enumerate(self.info.categories):
-            if category.multi_hot:
-                offsets = [rows.bags[place].offsets for rows in parts]
-                lengths[place, :count] = np.concatenate([np.diff(each) for each in offsets if each is not None])
-        return torch.from_numpy(lengths.reshape(-1)), lengths.sum(axis=1).tolist()
-
-    def _fixed_lengths(self, count: int, batch_size: int) -> tuple[torch.Tensor, list[int]]:
-        """As `_lengths` without lists: batches of equally many rows share one tensor."""
-        if self._last_lengths[0] != (count, batch_size):
-            lengths = np.zeros((len(self.info.categories), batch_size), np.int32)
-            lengths[:, :count] = np.array(self._sizes)[:, None]
-            self._last_lengths[:] = (count, batch_size), torch.from_numpy(lengths.reshape(-1))
-        return self._last_lengths[1], [size * count for size in self._sizes]
-
-    @cached_property
-    def _last_lengths(self) -> list[Any]:
-        return [None, None]
-
-    def _values(self, parts: list[Rows], per_key: list[int]) -> npt.NDArray[Any]:
-        """All categories' ids one behind another."""
-        wide = any(rows.bags[place].ids.dtype == np.int64 for rows in parts for place in rows.bags)
-        values = np.empty(sum(per_key), np.int64 if wide else np.int32)
-        if len(self._in_words) == len(per_key) and self.expand is None:
-            by_category, start = values.reshape(len(per_key), -1), 0
-            for rows in parts:
-                stop = start + len(rows.labels)
-                _turn(rows.words[:, len(self.info.dense) :], by_category[:, start:stop])
-                start = stop
-            return values
-        start = 0
-        for place, size in enumerate(self._sizes):
-            for rows in parts:
-                ids = rows.words[:, self._in_words[place]] if place in self._in_words else rows.bags[place].ids
-                stop = start + len(ids) * size
-                if size == 1:
-                    values[start:stop] = ids
-                else:
-                    _expand(ids, size, place, self.info.categories[place].rows, values[start:stop])
-                start = stop
-        return values
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _turn(rows: npt.NDArray[np.int32], out: npt.NDArray[np.int32]) -> None:
-    """Copy [n, columns] into [columns, n], a few rows at a time."""
-    for first in range(0, len(rows), 16):
-        last = min(first + 16, len(rows))
-        for column in range(rows.shape[1]):
-            for row in range(first, last):
-                out[column, row] = rows[row, column]
-
-
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _put_rows(
-    columns: tuple[npt.NDArray[np.int32], ...], position: npt.NDArray[np.int64], out: npt.NDArray[np.int32]
-) -> None:
-    """Row r of the columns ([n] each) becomes row position[r] of `out` [n, columns].
-
-    Measured, 39 columns, 786,432 rows: 55 ms, and 30 ms for the batches out of it; a gather for each column 75 to 85
-    ms, and 34 ms.
-    """
-    for row in range(len(position)):
-        place = position[row]
-        for column in range(len(columns)):
-            out[place, column] = columns[column][row]
-
-
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _put_lists(
-    values: npt.NDArray[Any],
-    starts: npt.NDArray[np.int32],
-    order: npt.NDArray[np.int64],
-    offsets: npt.NDArray[np.int64],
-    out: npt.NDArray[Any],
-) -> None:
-    """List i of `out` (from offsets[i] on) is list order[i] of `values` (from starts[order[i]] - starts[0] on)."""
-    for i in range(len(order)):
-        start = starts[order[i]] - starts[0]
-        for at in range(offsets[i + 1] - offsets[i]):
-            out[offsets[i] + at] = values[start + at]
-
-
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _expand(ids: npt.NDArray[np.integer], size: int, category: int, rows: int, out: npt.NDArray[np.integer]) -> None:
-    """`size` ids a row, [n * size]: its own and others below `rows`, drawn by splitmix64 of (category, id, place)."""
-    for row in range(len(ids)):
-        out[row * size] = ids[row]
-        for place in range(1, size):
-            state = (np.uint64(category) << np.uint64(48)) + np.uint64(ids[row]) * np.uint64(1024) + np.uint64(place)
-            state = (state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            out[row * size + place] = (state ^ (state >> np.uint64(31))) % np.uint64(rows)

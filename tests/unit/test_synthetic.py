@@ -13,8 +13,9 @@ from sklearn.preprocessing import OneHotEncoder
 
 from dlrm_dist.cli import main
 from dlrm_dist.data import synthetic
+from dlrm_dist.data.law import CATEGORIES, NAMED_CARDINALITIES, Law
 from dlrm_dist.data.schema import read_info
-from dlrm_dist.data.synthetic import CATEGORIES, INTEGERS, Law, best_auc, oracle_logits, write_clicks
+from dlrm_dist.data.synthetic import INTEGERS, best_auc, oracle_logits, write_clicks
 from dlrm_dist.data.synthetic_dataset import write_dataset
 from dlrm_dist.data.writer import Layout
 from dlrm_dist.errors import UserError
@@ -262,7 +263,7 @@ def test_ids_follow_the_power_law_asked(exponent):
 
 
 def test_large_ids_are_reached_and_the_signal_lies_where_it_can_be_learnt():
-    law = Law(synthetic.NAMED_CARDINALITIES["mlperf"], 0.0)
+    law = Law(NAMED_CARDINALITIES["mlperf"], 0.0)
     ids = law.draw(np.random.default_rng(0), 20_000)
     assert np.median(ids[0]) == pytest.approx(2e7, rel=0.05) and len(np.unique(ids[0] % 2)) == 2
     assert max(law.cardinalities[c] for c in law.carriers) < 2500

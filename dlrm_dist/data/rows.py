@@ -1,0 +1,275 @@
+"""Rows between Parquet and batches: decoded columns put in training order, and jagged batches out of them."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from dlrm_dist.data.batch import ClickBatch
+from dlrm_dist.data.schema import LABEL, Category, DatasetInfo
+from dlrm_dist.errors import RankError, UserError
+
+
+class Bags(NamedTuple):
+    """A category's ids, of n rows: one a row, or where there are `offsets`, those from one offset to the next.
+
+    Attributes:
+        ids: int32 or int64 [n], or [offsets[-1] - offsets[0]].
+        offsets: int64 [n + 1], or None.
+    """
+
+    ids: npt.NDArray[np.integer]
+    offsets: npt.NDArray[np.int64] | None = None
+
+    def slice(self, start: int, stop: int) -> "Bags":
+        """Rows `start` to `stop` (exclusive), without a copy."""
+        if self.offsets is None:
+            return Bags(self.ids[start:stop])
+        offsets = self.offsets[min(start, stop) : stop + 1]
+        first = offsets[0] - self.offsets[0]
+        return Bags(self.ids[first : first + offsets[-1] - offsets[0]], offsets)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Decoded rows of a rank in training order.
+
+    Attributes:
+        words: int32 [n, words]: of each row, side by side, the bits of its dense float32, then its int32 ids of the
+            categories with one id a row. What a row has lies together: it is put in its place at once.
+        bags: of the other categories, by their place among all.
+        labels: uint8 [n].
+        weights: float32 [n]; None: all are 1.
+    """
+
+    words: npt.NDArray[np.int32]
+    bags: dict[int, Bags]
+    labels: npt.NDArray[np.uint8]
+    weights: npt.NDArray[np.float32] | None = None
+
+    def slice(self, start: int, stop: int) -> "Rows":
+        """Rows `start` to `stop` (exclusive), without a copy."""
+        weights = None if self.weights is None else self.weights[start:stop]
+        bags = {place: each.slice(start, stop) for place, each in self.bags.items()}
+        return Rows(self.words[start:stop], bags, self.labels[start:stop], weights)
+
+
+def expanded_sizes(info: DatasetInfo, expand: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Ids that a sample's id becomes in each category.
+
+    Raises:
+        UserError: `expand` does not fit the categories.
+    """
+    sizes = expand or (1,) * len(info.categories)
+    if len(sizes) != len(info.categories):
+        raise UserError(
+            f"data.expand_multi_hot has {len(sizes)} values for {len(info.categories)} categories; give one for each"
+        )
+    for category, size in zip(info.categories, sizes, strict=True):
+        if category.multi_hot and size > 1:
+            raise UserError(f"data.expand_multi_hot: {category.name} has lists of ids already; give it a 1")
+    return sizes
+
+
+class RowCodec:
+    """The way of a dataset's rows from Arrow columns to batches."""
+
+    def __init__(self, name: str, info: DatasetInfo, expand: tuple[int, ...] | None, world_size: int) -> None:
+        """Take what messages call the rows, the dataset, what `SplitReader` says of `expand`, and the ranks.
+
+        Raises:
+            UserError: `expand` does not fit the categories.
+        """
+        self._name, self.info, self._world_size = name, info, world_size
+        self._expands = expand is not None
+        self._sizes = expanded_sizes(info, expand)
+        places = (i for i, each in enumerate(info.categories) if not each.multi_hot and each.rows <= 1 << 31)
+        self._in_words = {place: column for column, place in enumerate(places, len(info.dense))}
+        """The places of the categories whose ids lie in `Rows.words`, and the columns there."""
+        self._last_lengths: tuple[tuple[int, int], torch.Tensor] | None = None
+
+    def decode(self, table: pa.Table, order: npt.NDArray[np.int64]) -> Rows:
+        """Columns to rows in training order: row i is row `order[i]` of the table."""
+        columns = [table[name].to_numpy().view(np.int32) for name in self.info.dense]
+        bags = {}
+        for place, category in enumerate(self.info.categories):
+            column = _whole(table[category.name])
+            self._check_nulls(category.name, column)
+            if place in self._in_words:
+                ids = column.to_numpy()
+                self._check_ids(category.name, category.rows, ids)
+                columns.append(ids)
+            else:
+                bags[place] = self._bags(category, column, order)
+        words = np.empty((len(order), len(columns)), np.int32)
+        if columns:
+            position = np.empty(len(order), np.int64)
+            position[order] = np.arange(len(order))
+            _put_rows(tuple(columns), position, words)
+        weights = table[self.info.weight].to_numpy()[order] if self.info.weight else None
+        return Rows(words, bags, table[LABEL].to_numpy()[order], weights)
+
+    def _check_nulls(self, name: str, column: pa.Array) -> None:
+        if column.null_count:
+            raise RankError(f"{self._name}, column {name} has nulls; prepare the dataset again")
+
+    def _bags(self, category: Category, column: pa.Array, order: npt.NDArray[np.int64]) -> Bags:
+        if not category.multi_hot:
+            ids = column.to_numpy()
+            self._check_ids(category.name, category.rows, ids)
+            return Bags(ids[order])
+        ids, starts = column.flatten().to_numpy(), column.offsets.to_numpy()
+        self._check_ids(category.name, category.rows, ids)
+        offsets = np.concatenate([[0], np.cumsum(np.diff(starts)[order], dtype=np.int64)])
+        out = np.empty_like(ids)
+        _put_lists(ids, starts, order, offsets, out)
+        return Bags(out, offsets)
+
+    def _check_ids(self, name: str, rows: int, column: npt.NDArray[np.integer]) -> None:
+        """The lookup kernels on CPU accept an id beyond its table silently, and may read or write past it."""
+        unsigned = column.view(f"u{column.itemsize}")  # a negative one is larger than any table
+        if len(column) and unsigned.max() >= rows:
+            bad = column[unsigned >= rows][0]
+            raise RankError(
+                f"{self._name}, column {name}: id {bad} lies outside its table of {rows} rows "
+                f"(0 to {rows - 1}); prepare the dataset again"
+            )
+
+    def empty(self) -> Rows:
+        """No rows."""
+        bags = {
+            place: Bags(np.empty(0, np.int32), np.zeros(1, np.int64) if category.multi_hot else None)
+            for place, category in enumerate(self.info.categories)
+            if place not in self._in_words
+        }
+        words = np.empty((0, len(self.info.dense) + len(self._in_words)), np.int32)
+        return Rows(words, bags, np.empty(0, np.uint8), np.empty(0, np.float32) if self.info.weight else None)
+
+    def batch(self, parts: list[Rows], batch_size: int, global_rows: int) -> ClickBatch:
+        """Pad to `batch_size` rows (empty bags, weight 0) and turn into tensors."""
+        dense = np.zeros((batch_size, len(self.info.dense)), np.float32)
+        labels, weights = np.zeros(batch_size, np.float32), np.zeros(batch_size, np.float32)
+        start = 0
+        for rows in parts:
+            stop = start + len(rows.labels)
+            dense[start:stop].view(np.int32)[:] = rows.words[:, : dense.shape[1]]
+            labels[start:stop] = rows.labels
+            weights[start:stop] = 1.0 if rows.weights is None else rows.weights
+            start = stop
+        lengths, per_key = self._lengths(parts, batch_size)
+        values = self._values(parts, per_key)
+        sparse = KeyedJaggedTensor(
+            keys=[category.name for category in self.info.categories],
+            values=torch.from_numpy(values),
+            lengths=lengths,
+            stride=batch_size,
+            length_per_key=per_key,
+        )
+        scale = torch.tensor(self._world_size / global_rows)
+        return ClickBatch(torch.from_numpy(dense), sparse, torch.from_numpy(labels), torch.from_numpy(weights), scale)
+
+    def _lengths(self, parts: list[Rows], batch_size: int) -> tuple[torch.Tensor, list[int]]:
+        """Ids of each category and row, int32 [categories * batch_size], and of each category in all."""
+        count = sum(len(rows.labels) for rows in parts)
+        if not any(category.multi_hot for category in self.info.categories):
+            return self._fixed_lengths(count, batch_size)
+        lengths = np.zeros((len(self.info.categories), batch_size), np.int32)
+        lengths[:, :count] = np.array(self._sizes)[:, None]
+        for place, category in enumerate(self.info.categories):
+            if category.multi_hot:
+                offsets = [rows.bags[place].offsets for rows in parts]
+                lengths[place, :count] = np.concatenate([np.diff(each) for each in offsets if each is not None])
+        return torch.from_numpy(lengths.reshape(-1)), lengths.sum(axis=1).tolist()
+
+    def _fixed_lengths(self, count: int, batch_size: int) -> tuple[torch.Tensor, list[int]]:
+        """As `_lengths` without lists: batches of equally many rows share one tensor."""
+        if self._last_lengths is None or self._last_lengths[0] != (count, batch_size):
+            lengths = np.zeros((len(self.info.categories), batch_size), np.int32)
+            lengths[:, :count] = np.array(self._sizes)[:, None]
+            self._last_lengths = (count, batch_size), torch.from_numpy(lengths.reshape(-1))
+        return self._last_lengths[1], [size * count for size in self._sizes]
+
+    def _values(self, parts: list[Rows], per_key: list[int]) -> npt.NDArray[Any]:
+        """All categories' ids one behind another."""
+        wide = any(rows.bags[place].ids.dtype == np.int64 for rows in parts for place in rows.bags)
+        values = np.empty(sum(per_key), np.int64 if wide else np.int32)
+        if len(self._in_words) == len(per_key) and not self._expands:
+            by_category, start = values.reshape(len(per_key), -1), 0
+            for rows in parts:
+                stop = start + len(rows.labels)
+                _turn(rows.words[:, len(self.info.dense) :], by_category[:, start:stop])
+                start = stop
+            return values
+        start = 0
+        for place, size in enumerate(self._sizes):
+            for rows in parts:
+                ids = rows.words[:, self._in_words[place]] if place in self._in_words else rows.bags[place].ids
+                stop = start + len(ids) * size
+                if size == 1:
+                    values[start:stop] = ids
+                else:
+                    _expand(ids, size, place, self.info.categories[place].rows, values[start:stop])
+                start = stop
+        return values
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _turn(rows: npt.NDArray[np.int32], out: npt.NDArray[np.int32]) -> None:
+    """Copy [n, columns] into [columns, n], a few rows at a time."""
+    for first in range(0, len(rows), 16):
+        last = min(first + 16, len(rows))
+        for column in range(rows.shape[1]):
+            for row in range(first, last):
+                out[column, row] = rows[row, column]
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _put_rows(
+    columns: tuple[npt.NDArray[np.int32], ...], position: npt.NDArray[np.int64], out: npt.NDArray[np.int32]
+) -> None:
+    """Row r of the columns ([n] each) becomes row position[r] of `out` [n, columns].
+
+    Measured, 39 columns, 786,432 rows: 55 ms, and 30 ms for the batches out of it; a gather for each column 75 to 85
+    ms, and 34 ms.
+    """
+    for row in range(len(position)):
+        place = position[row]
+        for column in range(len(columns)):
+            out[place, column] = columns[column][row]
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _put_lists(
+    values: npt.NDArray[Any],
+    starts: npt.NDArray[np.int32],
+    order: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    out: npt.NDArray[Any],
+) -> None:
+    """List i of `out` (from offsets[i] on) is list order[i] of `values` (from starts[order[i]] - starts[0] on)."""
+    for i in range(len(order)):
+        start = starts[order[i]] - starts[0]
+        for at in range(offsets[i + 1] - offsets[i]):
+            out[offsets[i] + at] = values[start + at]
+
+
+@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _expand(ids: npt.NDArray[np.integer], size: int, category: int, rows: int, out: npt.NDArray[np.integer]) -> None:
+    """`size` ids a row, [n * size]: its own and others below `rows`, drawn by splitmix64 of (category, id, place)."""
+    for row in range(len(ids)):
+        out[row * size] = ids[row]
+        for place in range(1, size):
+            state = (np.uint64(category) << np.uint64(48)) + np.uint64(ids[row]) * np.uint64(1024) + np.uint64(place)
+            state = (state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            out[row * size + place] = (state ^ (state >> np.uint64(31))) % np.uint64(rows)
