@@ -121,7 +121,7 @@ class SplitReader:
         if not tables:
             return self._codec.empty()
         local = order.local_order(stripe, self.rank, self.world_size)
-        return self._codec.decode(pa.concat_tables(tables).combine_chunks(), local)
+        return self._codec.decode(pa.concat_tables(tables).combine_chunks(), local, len(groups))
 
     def _read_groups(self, path: Path, groups: list[int]) -> pa.Table:
         columns = [LABEL, *self.info.dense, *(category.name for category in self.info.categories)]

@@ -11,6 +11,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dlrm_dist.data.batch import ClickBatch
+from dlrm_dist.data.mixing import mixed
 from dlrm_dist.data.schema import LABEL, Category, DatasetInfo
 from dlrm_dist.errors import RankError, UserError
 
@@ -40,8 +41,8 @@ class Rows:
     """Decoded rows of a rank in training order.
 
     Attributes:
-        words: int32 [n, words]: of each row, side by side, the bits of its dense float32, then its int32 ids of the
-            categories with one id a row. What a row has lies together: it is put in its place at once.
+        words: int32 [words, n]: one below another the dense columns (the bits of their float32), then the ids of the
+            categories with one int32 id a row.
         bags: of the other categories, by their place among all.
         labels: uint8 [n].
         weights: float32 [n]; None: all are 1.
@@ -56,7 +57,7 @@ class Rows:
         """Rows `start` to `stop` (exclusive), without a copy."""
         weights = None if self.weights is None else self.weights[start:stop]
         bags = {place: each.slice(start, stop) for place, each in self.bags.items()}
-        return Rows(self.words[start:stop], bags, self.labels[start:stop], weights)
+        return Rows(self.words[:, start:stop], bags, self.labels[start:stop], weights)
 
 
 def expanded_sizes(info: DatasetInfo, expand: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -90,11 +91,11 @@ class RowCodec:
         self._sizes = expanded_sizes(info, expand)
         places = (i for i, each in enumerate(info.categories) if not each.multi_hot and each.rows <= 1 << 31)
         self._in_words = {place: column for column, place in enumerate(places, len(info.dense))}
-        """The places of the categories whose ids lie in `Rows.words`, and the columns there."""
+        """The places of the categories whose ids lie in `Rows.words`, and the rows there."""
         self._last_lengths: tuple[tuple[int, int], torch.Tensor] | None = None
 
-    def decode(self, table: pa.Table, order: npt.NDArray[np.int64]) -> Rows:
-        """Columns to rows in training order: row i is row `order[i]` of the table."""
+    def decode(self, table: pa.Table, order: npt.NDArray[np.uint32], lanes: int) -> Rows:
+        """Columns to rows in training order: row i is row `order[i]` of the table, which lies in lane i % `lanes`."""
         columns = [table[name].to_numpy().view(np.int32) for name in self.info.dense]
         bags = {}
         for place, category in enumerate(self.info.categories):
@@ -106,11 +107,9 @@ class RowCodec:
                 columns.append(ids)
             else:
                 bags[place] = self._bags(category, column, order)
-        words = np.empty((len(order), len(columns)), np.int32)
-        if columns:
-            position = np.empty(len(order), np.int64)
-            position[order] = np.arange(len(order))
-            _put_rows(tuple(columns), position, words)
+        words = np.empty((len(columns), len(order)), np.int32)
+        for values, out in zip(columns, words, strict=True):
+            _gather(values, order, lanes, out)
         weights = table[self.info.weight].to_numpy()[order] if self.info.weight else None
         return Rows(words, bags, table[LABEL].to_numpy()[order], weights)
 
@@ -118,7 +117,7 @@ class RowCodec:
         if column.null_count:
             raise RankError(f"{self._name}, column {name} has nulls; prepare the dataset again")
 
-    def _bags(self, category: Category, column: pa.Array, order: npt.NDArray[np.int64]) -> Bags:
+    def _bags(self, category: Category, column: pa.Array, order: npt.NDArray[np.uint32]) -> Bags:
         if not category.multi_hot:
             ids = column.to_numpy()
             self._check_ids(category.name, category.rows, ids)
@@ -147,7 +146,7 @@ class RowCodec:
             for place, category in enumerate(self.info.categories)
             if place not in self._in_words
         }
-        words = np.empty((0, len(self.info.dense) + len(self._in_words)), np.int32)
+        words = np.empty((len(self.info.dense) + len(self._in_words), 0), np.int32)
         return Rows(words, bags, np.empty(0, np.uint8), np.empty(0, np.float32) if self.info.weight else None)
 
     def batch(self, parts: list[Rows], batch_size: int, global_rows: int) -> ClickBatch:
@@ -157,7 +156,7 @@ class RowCodec:
         start = 0
         for rows in parts:
             stop = start + len(rows.labels)
-            dense[start:stop].view(np.int32)[:] = rows.words[:, : dense.shape[1]]
+            _turn(rows.words[: dense.shape[1]], dense[start:stop].view(np.int32))
             labels[start:stop] = rows.labels
             weights[start:stop] = 1.0 if rows.weights is None else rows.weights
             start = stop
@@ -202,13 +201,13 @@ class RowCodec:
             by_category, start = values.reshape(len(per_key), -1), 0
             for rows in parts:
                 stop = start + len(rows.labels)
-                _turn(rows.words[:, len(self.info.dense) :], by_category[:, start:stop])
+                by_category[:, start:stop] = rows.words[len(self.info.dense) :]
                 start = stop
             return values
         start = 0
         for place, size in enumerate(self._sizes):
             for rows in parts:
-                ids = rows.words[:, self._in_words[place]] if place in self._in_words else rows.bags[place].ids
+                ids = rows.words[self._in_words[place]] if place in self._in_words else rows.bags[place].ids
                 stop = start + len(ids) * size
                 if size == 1:
                     values[start:stop] = ids
@@ -223,35 +222,39 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _turn(rows: npt.NDArray[np.int32], out: npt.NDArray[np.int32]) -> None:
-    """Copy [n, columns] into [columns, n], a few rows at a time."""
-    for first in range(0, len(rows), 16):
-        last = min(first + 16, len(rows))
-        for column in range(rows.shape[1]):
-            for row in range(first, last):
-                out[column, row] = rows[row, column]
+def _turn(columns: npt.NDArray[np.int32], out: npt.NDArray[np.int32]) -> None:
+    """Copy [columns, n] into [n, columns]."""
+    for row in range(columns.shape[1]):
+        for column in range(columns.shape[0]):
+            out[row, column] = columns[column, row]
+
+
+_GATHER_LANES = 128
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _put_rows(
-    columns: tuple[npt.NDArray[np.int32], ...], position: npt.NDArray[np.int64], out: npt.NDArray[np.int32]
+def _gather(
+    column: npt.NDArray[np.int32], order: npt.NDArray[np.uint32], lanes: int, out: npt.NDArray[np.int32]
 ) -> None:
-    """Row r of the columns ([n] each) becomes row position[r] of `out` [n, columns].
+    """`column[order]`, some lanes at a time: what they read (8 KiB a lane) stays in the second-level cache.
 
-    Measured, 39 columns, 786,432 rows: 55 ms, and 30 ms for the batches out of it; a gather for each column 75 to 85
-    ms, and 34 ms.
+    Measured, 39 columns of 786,432 rows: 51 ms, 58 all lanes at once, 88 by `np.take`; without the slices, which let
+    the compiler drop its checks for negative indices, 77; rows put in place whole and turned for the batch, 97.
     """
-    for row in range(len(position)):
-        place = position[row]
-        for column in range(len(columns)):
-            out[place, column] = columns[column][row]
+    rows = len(order)
+    for lane in range(0, lanes, _GATHER_LANES):
+        for first in range(lane, rows, lanes):
+            last = min(first + min(_GATHER_LANES, lanes - lane), rows)
+            places, to = order[first:last], out[first:last]
+            for i in range(len(places)):
+                to[i] = column[places[i]]
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _put_lists(
     values: npt.NDArray[Any],
     starts: npt.NDArray[np.int32],
-    order: npt.NDArray[np.int64],
+    order: npt.NDArray[np.uint32],
     offsets: npt.NDArray[np.int64],
     out: npt.NDArray[Any],
 ) -> None:
@@ -269,7 +272,5 @@ def _expand(ids: npt.NDArray[np.integer], size: int, category: int, rows: int, o
         out[row * size] = ids[row]
         for place in range(1, size):
             state = (np.uint64(category) << np.uint64(48)) + np.uint64(ids[row]) * np.uint64(1024) + np.uint64(place)
-            state = (state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            out[row * size + place] = (state ^ (state >> np.uint64(31))) % np.uint64(rows)
+            drawn = mixed((state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
+            out[row * size + place] = drawn % np.uint64(rows)
