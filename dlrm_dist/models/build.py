@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from dlrm_dist.config import ModelSection
-from dlrm_dist.models.dlrm import DLRM, CrossInteraction, DotInteraction, init_dense, table_configs
+from dlrm_dist.models.dlrm import DLRM, init_dense, table_configs
+from dlrm_dist.models.interaction import CrossInteraction, DotInteraction
 
 
 def build_model(
