@@ -16,13 +16,22 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from dlrm_dist.models.interaction import CrossInteraction, DotInteraction
 
 
+class PaddedLinear(nn.Linear):
+    """A linear layer for inputs that may have columns of zeros behind their own."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Float [B, in_features or more] to [B, out_features]."""
+        weight = nn.functional.pad(self.weight, (0, inputs.shape[1] - self.in_features))
+        return nn.functional.linear(inputs, weight, self.bias)
+
+
 class MLP(nn.Sequential):
     """Linear layers, each with a ReLU behind it but, when `logit` is set, the last."""
 
     def __init__(self, in_features: int, widths: Sequence[int], logit: bool = False) -> None:
         layers: list[nn.Module] = []
         for width in widths:
-            layers += [nn.Linear(in_features, width), nn.ReLU(inplace=True)]
+            layers += [(nn.Linear if layers else PaddedLinear)(in_features, width), nn.ReLU(inplace=True)]
             in_features = width
         super().__init__(*(layers[:-1] if logit else layers))
 
@@ -49,7 +58,6 @@ class DLRM(nn.Module):
         tables_device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        self.features = [feature for table in tables for feature in table.feature_names]
         self.bottom_mlp = MLP(num_dense, bottom_mlp)
         self.embeddings = EmbeddingBagCollection(tables=list(tables), device=tables_device)
         self.interaction = interaction
@@ -58,9 +66,7 @@ class DLRM(nn.Module):
     def forward(self, dense_BN: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
         """Float [B, N] and a jagged tensor of F keys to logits, float [B]."""
         dense_BD = self.bottom_mlp(dense_BN)
-        # By name: a sharded collection orders its output by sharding type, not as the tables were given.
-        sparse_BD = self.embeddings(sparse).to_dict()
-        return self.top_mlp(self.interaction(dense_BD, [sparse_BD[name] for name in self.features])).squeeze(1)
+        return self.top_mlp(self.interaction(dense_BD, self.embeddings(sparse))).squeeze(1)
 
 
 def table_configs(
