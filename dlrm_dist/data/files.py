@@ -36,7 +36,7 @@ def find(given: str | Path, out: Path | None = None) -> list[File]:
 
     Hidden files and subfolders of a folder are left out. In a glob, `*` stays within one folder's names, none of them
     hidden, and `**` stands for any folders; a folder that it matches gives its files. What is in `out`, where these
-    files go to, or in its work folder, is none of a glob's.
+    files go to, or in its work folder, is left out too, but for a file named alone.
 
     Raises:
         UserError: there is none, or they cannot be listed.
@@ -45,11 +45,8 @@ def find(given: str | Path, out: Path | None = None) -> list[File]:
     shown = _without_secrets(text)
     try:
         system, path = _filesystem(text)
-        is_glob = _is_glob(text)
-        found = _glob(system, path) if is_glob else [system.get_file_info(path)]
+        found = _glob(system, path) if _is_glob(text) else [system.get_file_info(path)]
         infos = [info for each in found for info in _files(system, each)]
-        if is_glob and out is not None and isinstance(system, fs.LocalFileSystem):
-            infos = [info for info in infos if not _is_within(info.path, out)]
     except (OSError, ValueError, ImportError) as error:  # pyarrow's own errors derive from the first two
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"{shown}: cannot be read: {reason}; allowed: readable files and folders; mend it") from None
@@ -57,6 +54,8 @@ def find(given: str | Path, out: Path | None = None) -> list[File]:
         raise UserError(f"{shown}: no such file; allowed: files, folders of files, and globs; check the path")
     if not infos:
         raise UserError(f"{shown}: a folder without files; allowed: files or folders of files; name another one")
+    if out is not None and isinstance(system, fs.LocalFileSystem) and infos[0].path != path:
+        infos = [info for info in infos if not _is_within(info.path, out)]
     prefix = shown.split("://")[0] + "://" if "://" in shown else ""
     found_files = [File(prefix + info.path, info.size, info.mtime_ns or 0, system, info.path) for info in infos]
     return sorted(found_files, key=_natural)

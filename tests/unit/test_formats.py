@@ -225,7 +225,7 @@ def test_bad_parquet_is_named_or_left_out(tmp_path, change, message, on_bad_row)
     else:
         info = prepare([tmp_path / "a.parquet"], tmp_path / "out", how)
         (name,) = change
-        assert info.bad_rows == {"label" if name == "clicked" else name: 1}
+        assert info.bad_rows == {"label" if name == "clicked" else name: 1} and info.num_bad_rows == 1
         assert info.splits["train"].rows == (9 if (name, on_bad_row) == ("price", "null") else 8)
 
 

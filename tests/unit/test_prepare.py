@@ -733,11 +733,12 @@ def test_a_glob_around_the_dataset_does_not_take_its_files(tmp_path, monkeypatch
     logs.mkdir()
     for name in ("a", "b"):
         write(logs / name, random_rows(20))
-    for pattern in ("*", "**"):
-        out = logs / f"out{len(pattern)}"
-        given = ([f"{logs}/{pattern}"], out, options())
+    for words in (["*"], ["**"], ["a", "b", "out"]):  # the last is what a shell makes of the first
+        out = logs / "out"
+        given = ([f"{logs}/{word}" for word in words if word != "out"], out, options())
         interrupted(monkeypatch, *given)
         made = prepare(*given)
+        given = ([f"{logs}/{word}" for word in words], out, options())
         assert made.transform["sources"] == {"train": [str(logs / "a"), str(logs / "b")]}
         assert prepare(*given) == made
         shutil.rmtree(out)
