@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from dlrm_dist.checkpoint.folder import Progress
 from dlrm_dist.checkpoint.keeper import Checkpoints, Continued, Position
@@ -24,6 +23,7 @@ from dlrm_dist.evaluate import evaluate
 from dlrm_dist.interruption import InterruptedRunError, Interruption, interruption
 from dlrm_dist.metrics import ClickMetrics
 from dlrm_dist.optim import learning_rate_factor
+from dlrm_dist.pipeline import pipeline_of
 from dlrm_dist.runfolder import RunFolder
 from dlrm_dist.runtime import Session
 from dlrm_dist.shard import ShardedTask
@@ -123,7 +123,7 @@ class Loop:
         self._here, self._sharded, self._schedule, self._run = here, sharded, schedule, run
         self._train, self._eval = train, evaluation
         self._checkpoints, self._split = checkpoints, split
-        self._pipeline = TrainPipelineSparseDist(sharded.model, sharded.optimizer, here.device)
+        self._pipeline = pipeline_of(sharded, here.device)
         self._watch = Stopwatch()
         self._marks: list[tuple[int, float]] = []  # (step, training seconds) of each report
         self._reported_step = 0

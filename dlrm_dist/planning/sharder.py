@@ -17,13 +17,14 @@ class Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
 
     Args:
         comm_precision: of embeddings and their gradients between ranks: fp32, fp16, bf16 or int8.
+        prefetch: tables behind a cache on the GPU are fetched ahead, by a pipeline that does so.
     """
 
-    def __init__(self, comm_precision: str = "fp32") -> None:
+    def __init__(self, comm_precision: str = "fp32", prefetch: bool = False) -> None:
         # Without a device: told that it is the CPU, TorchRec would put fp16 in the place of bf16 with a warning in its
         # log, though gloo carries bf16.
         codecs = get_qcomm_codecs_registry(_PRECISIONS[comm_precision]) if comm_precision != "fp32" else None
-        super().__init__(qcomm_codecs_registry=codecs)
+        super().__init__(fused_params={"prefetch_pipeline": True} if prefetch else None, qcomm_codecs_registry=codecs)
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """Every type that TorchRec knows."""
