@@ -1,5 +1,6 @@
 """The plan of a training run: a given file, or one made on the spot for the machine at hand."""
 
+import dataclasses
 import os
 import re
 from collections.abc import Sequence
@@ -56,8 +57,13 @@ def plan_of_run(
     origin = f"the plan file of that size beside {sharding.plan}"
     if plan is None:
         old = given.inputs
-        recorded = Request(
-            old.batch_size, old.sharding_types, old.constraints, old.constraints_file, old.comm_precision
+        recorded = dataclasses.replace(
+            request,
+            batch_size=old.batch_size,
+            sharding_types=old.sharding_types,
+            rules=old.constraints,
+            rules_file=old.constraints_file,
+            comm_precision=old.comm_precision,
         )
         plan, origin = plan_model(model, optimizer, shape, machine, recorded), "a new plan under its constraints"
     lines = [f"restarted on {machine.size} ranks, the plan was for {found.size}: using {origin}"]

@@ -38,4 +38,5 @@ def request_of(config: Config, constraints: str | None = None) -> Request:
         rules,
         None if file is None else str(file),
         config.sharding.comm_precision,
+        config.train.precision,
     )

@@ -1,5 +1,6 @@
 """A plan for a config's model; when nothing fits, what stands in the way and the nearest changes that would help."""
 
+import dataclasses
 from collections.abc import Iterator
 
 from dlrm_dist.config import ModelSection, OptimizerSection
@@ -106,4 +107,4 @@ def _larger(cluster: Cluster) -> Iterator[Cluster]:
 
 def _with(request: Request, types: tuple[str, ...], kernels: tuple[str, ...] | None) -> Request:
     rules = (Rule(pattern="*", sharding_types=types, compute_kernels=kernels),) if kernels else None  # type: ignore[arg-type]
-    return Request(request.batch_size, types, rules, None, request.comm_precision)
+    return dataclasses.replace(request, sharding_types=types, rules=rules, rules_file=None)

@@ -87,6 +87,8 @@ class Inputs(_Strict):
     """The global batch."""
     comm_precision: str
     """Of the exchange of embeddings and their gradients."""
+    dense_precision: str = "fp32"
+    """Of the dense layers' arithmetic, for the prediction."""
     sharding_types: tuple[str, ...]
     constraints: tuple[Rule, ...] | None
     constraints_file: str | None

@@ -53,6 +53,7 @@ class Request:
     rules: tuple[Rule, ...] | None = None
     rules_file: str | None = None
     comm_precision: str = "fp32"
+    dense_precision: str = "fp32"
 
 
 def make_plan(subject: Subject, cluster: Cluster, request: Request) -> PlanFile:
@@ -111,6 +112,7 @@ def inputs_of(subject: Subject, cluster: Cluster, request: Request) -> Inputs:
         optimizer=subject.optimizer,
         batch_size=request.batch_size,
         comm_precision=request.comm_precision,
+        dense_precision=request.dense_precision,
         sharding_types=request.sharding_types,
         constraints=request.rules,
         constraints_file=request.rules_file,

@@ -117,7 +117,7 @@ def predict(plan: PlanFile) -> Step:
     inputs, cluster = plan.inputs, plan.inputs.cluster
     rows = -(-inputs.batch_size // plan.world_size)
     dense = inputs.dense
-    flop_per_ms = cluster.value("fp32_tflop_s") * cluster.value("dense_efficiency") * 1e9
+    flop_per_ms = _tflop_s(plan) * cluster.value("dense_efficiency") * 1e9
     memory = cluster.value("hbm_gb_s" if cluster.device == "cuda" else "ddr_gb_s") * 1e6
     read = dense.input_bytes_per_sample * rows
     copied = read / (cluster.value("host_link_gb_s") * 1e6) if cluster.device == "cuda" else 0.0
@@ -137,6 +137,14 @@ def predict(plan: PlanFile) -> Step:
         imbalance=slowest.total / mean if mean else 1.0,
         batch_size=inputs.batch_size,
     )
+
+
+def _tflop_s(plan: PlanFile) -> float:
+    """Peak of the dense layers' arithmetic; tensor cores run TF32 at half the rate of bf16."""
+    cluster, precision = plan.inputs.cluster, plan.inputs.dense_precision
+    if precision == "fp32":
+        return cluster.value("fp32_tflop_s")
+    return cluster.value("bf16_tflop_s") / (2 if precision == "tf32" else 1)
 
 
 def _ring_milliseconds(plan: PlanFile, size: float) -> float:

@@ -110,3 +110,15 @@ def test_diff_names_what_moved(plan, model):
     assert found["tables"]
     assert "made from other inputs: sharding_types" in text
     assert "predicted step, serial, ms" in text
+
+
+@pytest.mark.parametrize(("precision", "faster"), [("fp32", 1), ("tf32", 989 / 2 / 67), ("bf16", 989 / 67)])
+def test_the_dense_layers_go_at_the_rate_of_their_precision(model, precision, faster):
+    """Of the H100's data sheet; everything else is as in fp32, and so is the placement."""
+    requests = [Request(4096, ("table_wise",), dense_precision=each) for each in ("fp32", precision)]
+    slow, fast = (plan_for(model, load_cluster("h100:1x2"), request) for request in requests)
+    before, after = step.predict(slow).parts, step.predict(fast).parts
+    for part in before:
+        ratio = faster if part in ("dense_forward", "dense_backward") else 1
+        assert before[part] == pytest.approx(after[part] * ratio), part
+    assert slow.modules == fast.modules
