@@ -21,6 +21,7 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from dlrm_dist.cpu_adagrad import avoid_slow_kernel, fused_tables
 from dlrm_dist.optim import Optimizer
 from dlrm_dist.planning.sharder import Sharder
 
@@ -98,6 +99,7 @@ def shard(
             init_data_parallel=dist.get_world_size() > 1,  # DDP of one rank: 3 ms a step of 65, and the same numbers
             data_parallel_wrapper=DefaultDataParallelWrapper(**_FIXED_BUCKETS),
         )
+    avoid_slow_kernel(fused_tables(model))
     _init_tables(model, configs, seed)
     optimizer = _combine(model, sparse, dense)
     return ShardedTask(model, optimizer, tuple(group["lr"] for group in optimizer.param_groups), bool(cached))

@@ -12,6 +12,7 @@ from torchrec.distributed.types import ShardingPlan
 
 from dlrm_dist import optim
 from dlrm_dist.config import ModelSection, OptimizerSection, RuntimeSection, TrainSection
+from dlrm_dist.cpu_adagrad import fused_tables
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import read_info
 from dlrm_dist.loop import Schedule
@@ -70,11 +71,13 @@ def run_case(case: dict[str, Any], here: Session) -> dict[str, Any]:
     for factor in case["factors"]:
         sharded.scale_learning_rates(factor)
         pipeline.progress(batches)
+    tables = fused_tables(sharded.model)
     fused = sharded.model.fused_optimizer.state_dict()["state"]
     return {
         "initial": initial,
         "final": whole(sharded.model.state_dict()),
         "state": whole({key: v for values in fused.values() for key, v in values.items() if key.endswith("momentum1")}),
+        "loops": sorted({len(each.D_offsets) - 1 > len(each.feature_table_map) for each in tables}),
         "types": sorted({sharding.sharding_type for module in plan.plan.values() for sharding in module.values()}),
     }
 

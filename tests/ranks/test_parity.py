@@ -85,6 +85,8 @@ def test_sharded_training_equals_the_reference(name, sharded_runs, small_dataset
     assert mlps_moved > 0.1 and tables_moved > 0.1
     assert bool(run["state"]) == (kind != "sgd" and run["types"] != ["data_parallel"])
     assert largest_difference(run, model, moments) <= TOLERANCE
+    if run["types"] != ["data_parallel"]:  # no fused kernel then
+        assert run["loops"] == [kind == "rowwise_adagrad"]
 
 
 @pytest.mark.parametrize("name", ["row_wise-sgd", "table_wise-rowwise_adagrad"])

@@ -10,7 +10,7 @@ LAYERS = [
     {"config"},
     {"data"},
     {"models"},
-    {"optim", "lost_ranks", "metrics"},
+    {"optim", "cpu_adagrad", "lost_ranks", "metrics"},
     {"runtime"},
     {"planning"},
     {"shard", "evaluate", "runfolder", "out_of_memory", "step_split"},
