@@ -45,13 +45,7 @@ def _is_slow(tables: Any) -> bool:
 
 
 def _add_empty_features(tables: Any) -> None:
-    for name in (
-        "weights_offsets",
-        "weights_placements",
-        "momentum1_offsets",
-        "momentum1_placements",
-        "rows_per_table",
-    ):
+    for name in _PER_FEATURE:
         setattr(tables, name, getattr(tables, name).repeat_interleave(2))
     rows, columns = tables.hash_size_cumsum, tables.D_offsets
     tables.hash_size_cumsum = torch.cat([rows[:-1].repeat_interleave(2), rows[-1:]])  # equal: the same table
