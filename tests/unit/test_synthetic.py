@@ -307,6 +307,25 @@ def test_a_dataset_at_once(tmp_path):
         write_dataset(tmp_path / "a", 100)
 
 
+def test_an_interrupted_dataset_leaves_nothing(tmp_path, monkeypatch, capsys):
+    law, layout, parts = Law((30,) * 26), Layout(2, 50), []
+    draw = synthetic.PlantedModel.draw
+
+    def interrupted(self, rng, rows):
+        parts.append(rows)
+        if len(parts) == 3:
+            raise KeyboardInterrupt
+        return draw(self, rng, rows)
+
+    monkeypatch.setattr(synthetic.PlantedModel, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(tmp_path / "a", 1000, law=law, layout=layout)
+    assert parts[2:] and not list(tmp_path.iterdir())
+    parts.clear()
+    assert main(["synth", str(tmp_path / "a"), "--format", "parquet", "--rows", "1000"]) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was left behind\n" and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
