@@ -262,6 +262,29 @@ def test_ids_follow_the_power_law_asked(exponent):
     np.testing.assert_allclose(law.shares(0), mass / mass.sum())
 
 
+@pytest.mark.parametrize("exponent", [0.0, 0.7, 1.0])
+def test_the_largest_cardinality_is_drawn_from_as_a_whole(exponent):
+    law = Law((2**31 - 1,) * 26, exponent)
+    ids = law.draw(np.random.default_rng(0), 20_000)
+    seen = ids[ids >= 0].astype(float)
+    assert ids.min() == -1 and 1.9e9 < ids.max() < 2**31 - 1 and np.mean(ids < 0) == pytest.approx(0.02, abs=0.002)
+    middle = (
+        np.exp(np.log(2.0**31) / 2)
+        if exponent == 1
+        else (1 + (2.0 ** (31 * (1 - exponent)) - 1) / 2) ** (1 / (1 - exponent))
+    )
+    assert np.mean(seen < middle - 1) == pytest.approx(0.5, abs=0.005)
+    assert len(law.shares(0, 100)) == 100  # the others would take 16 GB
+    assert np.isfinite(synthetic.PlantedModel(0, law).bias)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.7, 1.0, 1.4])
+def test_the_first_shares_are_those_of_all(exponent):
+    law = Law((1000, *[40] * 25), exponent)
+    np.testing.assert_allclose(law.shares(0, 10), law.shares(0)[:10], rtol=1e-12)
+    assert np.array_equal(law.shares(1, 50), law.shares(1))
+
+
 def test_large_ids_are_reached_and_the_signal_lies_where_it_can_be_learnt():
     law = Law(NAMED_CARDINALITIES["mlperf"], 0.0)
     ids = law.draw(np.random.default_rng(0), 20_000)
