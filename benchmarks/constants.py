@@ -12,6 +12,7 @@ from statistics import median
 
 import torch
 import torch.distributed as dist
+from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from dlrm_dist.config import ModelSection, RuntimeSection
 from dlrm_dist.models.build import build_model
@@ -48,7 +49,7 @@ def dense_tflop_s(batch: int) -> float:
     section = ModelSection(bottom_mlp=(512, 256, 64, 16), top_mlp=(512, 256, 1))
     model = build_model(section, 13, [(f"C{i}", 10) for i in range(26)], 0, torch.device("cpu"))
     dense = torch.rand(batch, 13)
-    embedded = [torch.rand(batch, 16, requires_grad=True) for _ in range(26)]
+    embedded = KeyedTensor([f"C{i}" for i in range(26)], [16] * 26, torch.rand(batch, 26 * 16, requires_grad=True))
 
     def step() -> None:
         model.top_mlp(model.interaction(model.bottom_mlp(dense), embedded)).sum().backward()

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a check failed, 2 a mistake of the caller (one line on std
 import argparse
 import re
 import sys
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,6 +16,9 @@ from dlrm_dist.errors import UserError
 
 if TYPE_CHECKING:
     from dlrm_dist.data.options import PrepareOptions
+
+_WITHOUT_DEFAULT = ("ids", "hash_rows", "min_count", "dense", "seed")
+"""Options of `prepare` that must have an effect where they are given, and so are not there where they are not."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,7 +87,10 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         "--exponent", type=float, default=1.0, help="of the ids' power law; 0: all alike (default %(default)s)"
     )
     parser.add_argument(
-        "--split", default="0.8,0.1,0.1", help="with --format parquet: none, kaggle, or fractions (default %(default)s)"
+        "--split",
+        default="0.8,0.1,0.1",
+        help="with --format parquet: none, kaggle, bars_x1, bars_x4, or fractions, as prepare has them (default "
+        "%(default)s)",
     )
     parser.set_defaults(run=_synth)
 
@@ -122,9 +129,10 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder to make")
     parser.add_argument(
         "--format",
-        choices=("kaggle", "slot", "npy", "parquet"),
+        choices=("kaggle", "terabyte", "slot", "npy", "parquet"),
         required=True,
-        help="Criteo's TSV, slot text, TorchRec's npy triples, or any Parquet (with --schema)",
+        help="Criteo's TSV (kaggle and terabyte, the days of the 1 TB log, are read alike), slot text, TorchRec's npy "
+        "triples, or any Parquet (with --schema)",
     )
     parser.add_argument("--schema", type=Path, help="TOML that maps the columns of --format parquet")
     parser.add_argument("--valid", action="append", default=[], help="source of the valid split; repeatable")
@@ -132,19 +140,21 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         default="none",
-        help='"none": all sources are training rows; "kaggle": 6/7 train, 1/14 valid, 1/14 test in file order; '
+        help='"none": all sources are training rows; "kaggle": 6/7 train, 1/14 test, 1/14 valid in file order; '
         '"day": the last file is halved into valid and test; "bars_x1", "bars_x4": at random by --seed, 7:2:1 or 8:1:1;'
         ' or fractions in file order such as "0.8,0.1,0.1" (default %(default)s)',
     )
     parser.add_argument(
         "--ids",
         choices=("vocabulary", "hash", "keep"),
-        default="vocabulary",
-        help="keep: the values are ids already (default %(default)s)",
+        default=SUPPRESS,
+        help="keep: the values are ids already (default vocabulary)",
     )
-    parser.add_argument("--hash-rows", type=int, default=1_000_000, help="with --ids hash: rows of each table")
     parser.add_argument(
-        "--min-count", type=int, default=2, help="vocabulary: rarer values share one id (default %(default)s)"
+        "--hash-rows", type=int, default=SUPPRESS, help="with --ids hash: rows of each table (default 1000000)"
+    )
+    parser.add_argument(
+        "--min-count", type=int, default=SUPPRESS, help="vocabulary: rarer values share one id (default 2)"
     )
     parser.add_argument(
         "--vocabulary", type=Path, help="a prepared dataset, or its vocabulary folder: give the rows its ids"
@@ -152,8 +162,8 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dense",
         choices=("log1p", "log3", "minmax", "none"),
-        default="log1p",
-        help="transform of the integers: log(x + 1), NVIDIA's log(x + 3), PaddleRec's scaling (default %(default)s)",
+        default=SUPPRESS,
+        help="transform of the integers: log(x + 1), NVIDIA's log(x + 3), PaddleRec's scaling (default log1p)",
     )
     parser.add_argument(
         "--bins", action="store_true", help="also give each integer as a category: floor(ln(x)^2) above 2, else itself"
@@ -165,7 +175,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         help="a bad row ends the work, is left out, or its bad fields count as missing (default %(default)s)",
     )
     parser.add_argument("--no-shuffle", action="store_true", help="keep the training rows in file order")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the shuffle (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=SUPPRESS, help="of the shuffle and of random splits (default 0)")
     parser.add_argument("--memory", type=_bytes, default="2GB", help="memory to keep to (default %(default)s)")
     parser.set_defaults(run=_prepare)
 
@@ -194,7 +204,8 @@ def _prepare(options: argparse.Namespace) -> int:
     for name, split in info.splits.items():
         print(f"{options.out}: {name} {split.rows:,} rows, {split.clicks / max(1, split.rows):.1%} clicks")
     if info.bad_rows:
-        print(f"{options.out}: bad: " + ", ".join(f"{name} {count:,}" for name, count in info.bad_rows.items()))
+        reasons = ", ".join(f"{name} {count:,}" for name, count in info.bad_rows.items())
+        print(f"{options.out}: {info.num_bad_rows:,} bad rows: {reasons}")
     print(
         f"{options.out}: {sum(category.rows for category in info.categories):,} ids in {len(info.categories)} columns"
     )
@@ -204,22 +215,20 @@ def _prepare(options: argparse.Namespace) -> int:
 def _prepare_options(options: argparse.Namespace) -> "PrepareOptions":
     from dlrm_dist.data.options import PrepareOptions
 
+    named = {name: getattr(options, name) for name in _WITHOUT_DEFAULT if hasattr(options, name)}
     return PrepareOptions(
         format=options.format,
         valid=tuple(options.valid),
         test=tuple(options.test),
         split=options.split,
-        ids=options.ids,
-        hash_rows=options.hash_rows,
-        min_count=options.min_count,
         vocabulary=options.vocabulary,
         schema=options.schema,
-        dense=options.dense,
         bins=options.bins,
         on_bad_row=options.on_bad_row,
         shuffle=not options.no_shuffle,
-        seed=options.seed,
         memory=options.memory,
+        named=tuple(named),
+        **named,
     )
 
 

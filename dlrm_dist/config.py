@@ -152,8 +152,14 @@ class TrainSection(Section):
     """Steps of a quadratic decay of the learning rates to zero, which is then held; not given: no decay."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     """Seed of the initial weights and of the order of the rows."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Arithmetic of the dense layers; weights, tables, sums of gradients and the loss stay fp32. `bf16` is fast where
+    the processor has instructions for it (AMX, AVX512-BF16, tensor cores), `tf32` is for GPUs."""
     log_every: Positive = 50
     """Steps between two progress lines (and lines of metrics.jsonl)."""
+    profile: bool = False
+    """Profile the last 3 steps before each progress line: metrics.jsonl then tells a step's time by part and what
+    bounds it, and runs/NAME/trace/ has the first ones of each rank for a trace viewer."""
     resume: Literal["no", "auto"] = "no"
     """`auto`: go on from the newest complete checkpoint of the run `run.name`, or start it when there is none."""
 

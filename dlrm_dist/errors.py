@@ -9,6 +9,10 @@ class UserError(Exception):
     The commands print it on stderr without a traceback and exit with code 2.
     """
 
+    def __str__(self) -> str:
+        """The line, with what would break or hide it, such as a newline in a file's name, as an escape."""
+        return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in super().__str__())
+
 
 class RankError(UserError):
     """A mistake that one rank alone can see, such as a bad row in its own part of the data."""

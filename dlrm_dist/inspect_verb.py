@@ -47,7 +47,7 @@ def _print_rows(found: dict[str, Any]) -> None:
         print(f"{name:<6} {split['rows']:>14,} rows  {split['label_rate']:.2%} clicks")
     print(f"{'total':<6} {found['rows']:>14,} rows")
     faults = ", ".join(f"{name} {count:,}" for name, count in found["bad_rows"].items())
-    print(f"bad rows left out or mended: {faults or 'none'}")
+    print(f"bad rows left out or mended: {found['num_bad_rows']:,}{faults and f' ({faults})'}")
 
 
 def _print_dense(found: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from dlrm_dist.optim import learning_rate_factor
 from dlrm_dist.runfolder import RunFolder
 from dlrm_dist.runtime import Session
 from dlrm_dist.shard import ShardedTask
+from dlrm_dist.step_split import StepSplit, verdict
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,11 @@ class Loop:
         train: TrainSection,
         evaluation: EvalSection,
         checkpoints: Checkpoints,
+        split: StepSplit,
     ) -> None:
         self._here, self._sharded, self._schedule, self._run = here, sharded, schedule, run
         self._train, self._eval = train, evaluation
-        self._checkpoints = checkpoints
+        self._checkpoints, self._split = checkpoints, split
         self._pipeline = TrainPipelineSparseDist(sharded.model, sharded.optimizer, here.device)
         self._watch = Stopwatch()
         self._marks: list[tuple[int, float]] = []  # (step, training seconds) of each report
@@ -147,7 +149,7 @@ class Loop:
         self._loss.fill_(progress.loss_sum)  # the mean over ranks is reported: each takes the whole sum
         self._reported_step = progress.reported_step
         self._marks = [(done, self._watch.seconds)]
-        with interruption() as asked:
+        with interruption() as asked, self._split.recording():
             return self._run_steps(train, valid, done, asked)
 
     def _run_steps(self, train: SplitReader, valid: SplitReader, done: int, asked: Interruption) -> dict[str, Any]:
@@ -155,8 +157,9 @@ class Loop:
         batches = TimedBatches(self._schedule.batches(train, done))
         scores = None
         for step in range(done + 1, total + 1):
-            self._sharded.scale_learning_rates(learning_rate_factor(self._train, step - 1))
-            self._add_loss(self._pipeline.progress(batches)[0], step)
+            with self._split.step(step):
+                self._sharded.scale_learning_rates(learning_rate_factor(self._train, step - 1))
+                self._add_loss(self._pipeline.progress(batches)[0], step)
             if step % self._train.log_every == 0 or step == total:
                 self._report(step, batches)
             scores = self._score(step, valid) if self._is_scored(step) else None
@@ -249,6 +252,9 @@ class Loop:
         mean_loss = self._loss_sum() / (step - self._reported_step)
         last_step, last_seconds = self._marks[-1]
         seconds, input_seconds = self._watch.seconds, batches.seconds
+        step_ms = (seconds - last_seconds) / (step - last_step) * 1e3
+        parts = self._split.of(step_ms)
+        bound = f", bound by {verdict(parts)}" if parts else ""
         self._marks.append((step, seconds))
         self._reported_step, batches.seconds = step, 0.0
         self._loss.zero_()
@@ -263,12 +269,12 @@ class Loop:
                 "samples": rows,
                 "loss": mean_loss,
                 "samples_per_s": rate,
-                "step_ms": (seconds - last_seconds) / (step - last_step) * 1e3,
-                "split_ms": {"input": input_seconds / (step - last_step) * 1e3},
+                "step_ms": step_ms,
+                "split_ms": parts or {"input": input_seconds / (step - last_step) * 1e3},
                 "lr": self._sharded.optimizer.param_groups[0]["lr"],
             }
         )
-        self._say(f"step {step}/{total} loss {mean_loss:.5f} {rate:,.0f} samples/s, {left} left")
+        self._say(f"step {step}/{total} loss {mean_loss:.5f} {rate:,.0f} samples/s{bound}, {left} left")
 
     def _result(self, scores: ClickMetrics) -> dict[str, Any]:
         """The final figures; the speed leaves out the first report, which holds warm-up, where there are others."""

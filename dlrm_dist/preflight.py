@@ -50,6 +50,11 @@ def validate(config: Config, world_size: int, local_world_size: int) -> None:
     _validate_sharding(config.sharding, batch_sizes, world_size)
     device = runtime.choose_device(config.runtime.device, 0, local_world_size)
     optim.check_device(config.optimizer, device.type)
+    if config.train.precision == "tf32" and device.type == "cpu":
+        raise UserError(
+            "train.precision is tf32, which GPUs alone have, and this run is on cpu; allowed here: fp32, bf16; use "
+            "fp32, or bf16 where the processor has instructions for it"
+        )
     if runtime.global_rank() == 0:
         runfolder.check(config.run, config.train.resume == "auto")
         _check_can_make(config.run.folder, "run.folder")

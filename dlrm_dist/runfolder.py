@@ -109,6 +109,10 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def trace(self, rank: int) -> Path:
+        """Where a rank's profile belongs."""
+        return self.path / "trace" / f"rank{rank}.pt.trace.json.gz"
+
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Write a JSON file whole or not at all."""
         temporary = self.path / f".{name}.tmp"

@@ -1,5 +1,6 @@
 """The process group, ranks, device, threads: what of a run belongs to the machine, as one context manager."""
 
+import ctypes
 import logging
 import os
 import platform
@@ -20,6 +21,7 @@ from dlrm_dist.errors import RunFailedError, UserError
 
 T = TypeVar("T")
 _QUICK = timedelta(seconds=10)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,31 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchrec|torch\.distributed|torch\.overrides")
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next one, instead of giving it back to the system.
+
+    Measured, one rank, batch 2,048: 1,500 page faults a step and 2 to 7 ms in the system of 65, and 200 and 0.4 so.
+    Blocks of 32 MiB (glibc's limit) and more are given back all the same, and what lies free behind the last 1 GiB.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl, say, has none
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+def arithmetic(precision: str, device: torch.device) -> list[str]:
+    """Set how fp32 products are computed on the device, and say when its bf16 will be slow."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    if precision != "bf16":
+        return []
+    if device.type == "cpu":
+        is_fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    name = processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return [] if is_fast else [f"train.precision is bf16, which {name} has no instructions for: fp32 will be faster"]
+
+
 @contextmanager
 def session(section: RuntimeSection) -> Iterator[Session]:
     """Join the process group, and leave it in order.
@@ -146,6 +173,7 @@ def session(section: RuntimeSection) -> Iterator[Session]:
     device = choose_device(section.device, local_rank, local_world_size())
     threads = choose_threads(section.threads, local_world_size())
     torch.set_num_threads(threads)
+    keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     timeout = timedelta(seconds=section.timeout_s)

@@ -23,8 +23,19 @@ from dlrm_dist.planning.inputs import request_of
 from dlrm_dist.planning.plan_file import PlanFile
 from dlrm_dist.planning.torchrec_plan import to_torchrec
 from dlrm_dist.runfolder import RunFolder
-from dlrm_dist.runtime import Session, is_restart, local_world_size, note, processor, recall, session, world_size
+from dlrm_dist.runtime import (
+    Session,
+    arithmetic,
+    is_restart,
+    local_world_size,
+    note,
+    processor,
+    recall,
+    session,
+    world_size,
+)
 from dlrm_dist.shard import ShardedTask, shard
+from dlrm_dist.step_split import StepSplit
 
 _RUN = "run"
 """Under which the first try notes the run's name for those that follow."""
@@ -47,7 +58,7 @@ def main(config: Config) -> dict[str, Any]:
         shape = dataset_shape(info, config.model, config.data.expand_multi_hot)
         plan, lines = here.from_main(lambda: _plan(config, shape, here))
         folder = here.from_main(lambda: _folder(config, plan, here, held))
-        _say(here, *lines, *plan_file.summary(plan))
+        _say(here, *lines, *plan_file.summary(plan), *arithmetic(config.train.precision, here.device))
         with out_of_memory.named(here.global_rank, plan):
             sharded = _build(config, shape, plan, here)
             torch.manual_seed(config.train.seed + here.global_rank)  # for whatever a model draws while it trains
@@ -56,7 +67,8 @@ def main(config: Config) -> dict[str, Any]:
             )
             continued = _restore(config, info, checkpoints, sharded, folder, here)
             run = folder if here.is_main else None
-            loop = Loop(here, sharded, schedule, run, config.train, config.eval, checkpoints)
+            split = StepSplit(config.train.profile, config.train.log_every, here.device, folder.trace(here.global_rank))
+            loop = Loop(here, sharded, schedule, run, config.train, config.eval, checkpoints, split)
             result = loop.run(train, valid, continued)
         if valid.split in info.best_auc:
             result["best_reachable_auc"] = info.best_auc[valid.split]
@@ -101,7 +113,11 @@ def _build(config: Config, shape: ModelShape, plan: PlanFile, here: Session) -> 
     features = [(feature.name, feature.rows) for feature in shape.features]
     rate = config.train.learning_rate
     return shard(
-        ClickTask(build_model(config.model, shape.num_dense, features, config.train.seed, here.device)),
+        ClickTask(
+            build_model(config.model, shape.num_dense, features, config.train.seed, here.device),
+            here.device.type,
+            config.train.precision == "bf16",
+        ),
         to_torchrec(plan),
         here.device,
         partial(optim.sparse_optimizer, config.optimizer, rate),

@@ -9,6 +9,7 @@ import sys
 
 # Before torch is imported: DDP warns on every run of a choice that shard.py makes on purpose.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's own start and stop
 
 from dlrm_dist import config, runtime
 from dlrm_dist.errors import LostRanksError, RankError, RunFailedError, UserError

@@ -24,13 +24,13 @@ def contents(folder: Path) -> dict[str, Any]:
     """Figures of a dataset, over all its splits, in bounded memory: see `id_counts`.
 
     Returns:
-        `rows`: of all splits. `splits`: rows, clicks and label rate of each. `bad_rows`: what was wrong with rows that
-        were left out or mended, by reason. `dense`: by column its least, mean and largest value, the share of zeros,
-        and the most that can be missing (`missing_at_most`; None: unknown). `weight`: least, mean, largest of the rows'
-        weights; None without. `categories`: by column its `ids` (rows of its table), the `seen` ones, the share of rows
-        with id 0 (`rare`; only with a vocabulary) and with a missing value (`missing`; None where it shares its id with
-        other values, and then `missing_at_most` is the share of that id), and the shares of the most frequent 1, 10,
-        100 ids (`top`); for a multi-hot column the `ids_a_row`: least, mean, most.
+        `rows`: of all splits. `splits`: rows, clicks and label rate of each. `num_bad_rows`: left out or mended;
+        `bad_rows`: what was wrong with them, by reason. `dense`: by column its least, mean and largest value, the share
+        of zeros, and the most that can be missing (`missing_at_most`; None: unknown). `weight`: least, mean, largest of
+        the rows' weights; None without. `categories`: by column its `ids` (rows of its table), the `seen` ones, the
+        share of rows with id 0 (`rare`; only with a vocabulary) and with a missing value (`missing`; None where it
+        shares its id with other values, and then `missing_at_most` is the share of that id), and the shares of the most
+        frequent 1, 10, 100 ids (`top`); for a multi-hot column the `ids_a_row`: least, mean, most.
 
     Raises:
         UserError: there is no dataset, or a part of it cannot be read.
@@ -50,6 +50,7 @@ def contents(folder: Path) -> dict[str, Any]:
     return {
         "rows": sum(split.rows for split in info.splits.values()),
         "splits": splits,
+        "num_bad_rows": info.num_bad_rows,
         "bad_rows": info.bad_rows,
         "dense": dense,
         "weight": _weight(folder, info),

@@ -2,13 +2,17 @@
 
 import os
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 import fsspec
 import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs
 
+from dlrm_dist.data.work_folder import place
 from dlrm_dist.errors import UserError
 
 
@@ -27,10 +31,12 @@ class File:
         return self.filesystem.open_input_file(self.path)
 
 
-def find(given: str | Path) -> list[File]:
+def find(given: str | Path, out: Path | None = None) -> list[File]:
     """The file, the folder's files or the glob's files, by name with numbers by value: day_2 before day_10.
 
-    Hidden files and subfolders of a folder are left out.
+    Hidden files and subfolders of a folder are left out. In a glob, `*` stays within one folder's names, none of them
+    hidden, and `**` stands for any folders; a folder that it matches gives its files. What is in `out`, where these
+    files go to, or in its work folder, is left out too, but for a file named alone.
 
     Raises:
         UserError: there is none, or they cannot be listed.
@@ -48,19 +54,33 @@ def find(given: str | Path) -> list[File]:
         raise UserError(f"{shown}: no such file; allowed: files, folders of files, and globs; check the path")
     if not infos:
         raise UserError(f"{shown}: a folder without files; allowed: files or folders of files; name another one")
+    if out is not None and isinstance(system, fs.LocalFileSystem) and infos[0].path != path:
+        infos = [info for info in infos if not _is_within(info.path, out)]
     prefix = shown.split("://")[0] + "://" if "://" in shown else ""
     found_files = [File(prefix + info.path, info.size, info.mtime_ns or 0, system, info.path) for info in infos]
     return sorted(found_files, key=_natural)
 
 
 def check_distinct(files: list[File]) -> None:
-    """Raise a UserError if a file is there twice."""
-    seen: set[str] = set()
+    """Raise a UserError if a file is there twice, by whatever name, link or URL."""
+    seen: dict[Hashable, File] = {}
     for file in files:
-        place = file.name if "://" in file.name else os.path.realpath(file.path)
-        if place in seen:
-            raise UserError(f"{file.name}: named twice; allowed: each file once, in one split; remove one of the two")
-        seen.add(place)
+        other = seen.setdefault(_identity(file), file)
+        if other is not file:
+            alias = "" if other.name == file.name else f" (also as {other.name})"
+            raise UserError(
+                f"{file.name}: named twice{alias}; allowed: each file once, in one split; remove one of the two"
+            )
+
+
+def _identity(file: File) -> Hashable:
+    if not isinstance(file.filesystem, fs.LocalFileSystem):
+        return file.name
+    try:
+        found = Path(file.path).stat()
+    except OSError as error:
+        raise UserError(f"{file.name}: cannot be read: {error.strerror}; allowed: readable files; mend it") from None
+    return found.st_dev, found.st_ino
 
 
 def _filesystem(text: str) -> tuple[fs.FileSystem, str]:
@@ -70,6 +90,8 @@ def _filesystem(text: str) -> tuple[fs.FileSystem, str]:
         return fs.FileSystem.from_uri(text)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # not one of PyArrow's own
         system, path = fsspec.url_to_fs(text)
+        if isinstance(system, LocalFileSystem):
+            return fs.LocalFileSystem(), path
         return fs.PyFileSystem(fs.FSSpecHandler(system)), path
 
 
@@ -81,10 +103,28 @@ def _is_glob(text: str) -> bool:
 def _glob(system: fs.FileSystem, pattern: str) -> list[fs.FileInfo]:
     parts = PurePosixPath(pattern).parts
     fixed = next(number for number, part in enumerate(parts) if re.search(r"[*?\[]", part))
-    base = str(PurePosixPath(*parts[:fixed])) if fixed else ""
-    every = system.get_file_info(fs.FileSelector(base or ".", recursive=True, allow_not_found=True))
-    paths = ((info, PurePosixPath(info.path)) for info in every)
-    return [info for info, path in paths if len(path.parts) == len(parts) and path.match(pattern)]
+    found = [system.get_file_info(str(PurePosixPath(*parts[:fixed])))]
+    for part in parts[fixed:]:
+        inside = [info for each in found for info in _matching(system, each, part)]
+        found = list({info.path: info for info in inside}.values())
+    return found
+
+
+def _matching(system: fs.FileSystem, folder: fs.FileInfo, part: str) -> list[fs.FileInfo]:
+    """What a part of a glob matches in a folder; `**`: the folder, and all folders in it."""
+    if folder.type != fs.FileType.Directory:
+        return []
+    inside = system.get_file_info(fs.FileSelector(folder.path))
+    inside = [each for each in inside if part.startswith(".") or not each.base_name.startswith(".")]
+    if part != "**":
+        return [each for each in inside if fnmatchcase(each.base_name, part)]
+    return [folder, *(deeper for each in inside for deeper in _matching(system, each, part))]
+
+
+def _is_within(file: str, out: Path) -> bool:
+    """Whether a file lies in the folder `out`, or in the one in which that is made."""
+    path = Path(os.path.realpath(file))
+    return any(path.is_relative_to(os.path.realpath(folder)) for folder in (out, place(out)))
 
 
 def _files(system: fs.FileSystem, info: fs.FileInfo) -> list[fs.FileInfo]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dlrm_dist.data import npy, parquet, slot, text
 from dlrm_dist.data.files import File
@@ -12,15 +12,16 @@ from dlrm_dist.data.sources import Column, Columns, Source
 
 
 class Opened(NamedTuple):
-    """Sources by split, their columns, and what is recorded of a schema file."""
+    """Sources by split, and their columns."""
 
     sources: Mapping[str, Sequence[Source]]
     columns: Columns
-    schema: dict[str, Any] | None = None
 
 
-def open_sources(files: dict[str, list[File]], options: PrepareOptions, pool: Executor) -> Opened:
-    """The sources in the files of each split, whose rows are counted here.
+def open_sources(
+    files: dict[str, list[File]], options: PrepareOptions, schema: parquet.ParquetSchema | None, pool: Executor
+) -> Opened:
+    """The sources in the files of each split, whose rows are counted here; `schema` is for format parquet.
 
     Raises:
         UserError: a file cannot be read, is empty or does not belong to the format.
@@ -30,7 +31,7 @@ def open_sources(files: dict[str, list[File]], options: PrepareOptions, pool: Ex
         every = [source for group in triples.values() for source in group]
         return Opened(triples, npy.columns_of(every, options.ids, options.hash_rows, options.min_count))
     if options.format == "parquet":
-        return _open_parquet(files, options)
+        return _open_parquet(files, options, schema)
     form = slot.Slot() if options.format == "slot" else Kaggle(options.dense, options.bins)
     sources = {
         name: [
@@ -45,13 +46,15 @@ def open_sources(files: dict[str, list[File]], options: PrepareOptions, pool: Ex
     return Opened(sources, Columns(DENSE, tuple(columns)))
 
 
-def _open_parquet(files: dict[str, list[File]], options: PrepareOptions) -> Opened:
-    assert options.schema is not None and options.dense != "minmax"  # see `options.check`
-    dense, schema = options.dense, parquet.read_schema(options.schema)
+def _open_parquet(
+    files: dict[str, list[File]], options: PrepareOptions, schema: parquet.ParquetSchema | None
+) -> Opened:
+    assert schema is not None and options.dense != "minmax"  # see `options.check`
+    dense = options.dense
     sources = {
         name: [parquet.ParquetSource(file, schema, dense, options.on_bad_row) for file in group]
         for name, group in files.items()
     }
     every = [source for group in sources.values() for source in group]
     columns = parquet.columns_of(every, schema, options.ids, options.hash_rows, options.min_count)
-    return Opened(sources, columns, schema.model_dump(exclude_none=True))
+    return Opened(sources, columns)

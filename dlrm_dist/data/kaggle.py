@@ -21,6 +21,8 @@ from dlrm_dist.data.sources import OnBadRow
 Dense = Literal["log1p", "log3", "minmax", "none"]
 DENSE = tuple(f"I{i}" for i in range(1, 14))
 CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
+MISSING = 1 << 32
+"""What a missing value counts as before the hash: the first number that 8 digits cannot hold."""
 BINS = tuple(f"B{i}" for i in range(1, 14))
 """The integers as categories, where they are asked for: see `_bins`."""
 FIELDS = [(LABEL, re.compile(rb"[01]"), "label", "0 or 1")]
@@ -32,6 +34,7 @@ FIELDS += [
     for name in CATEGORIES
 ]
 """Of each column: its name, what it matches, what that is called, and what is allowed."""
+_WORD = re.compile(rb"[\"']?[A-Za-z_].*")
 _DIGITS = np.full(256, 255, np.uint8)
 _DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = _DIGITS[np.frombuffer(b"0123456789ABCDEF", np.uint8)] = range(
     16
@@ -80,6 +83,8 @@ class Kaggle:
                 f"{len(fields)} columns; allowed: {len(FIELDS)}, separated by tabs (label, 13 integers, "
                 "26 categories; a log without labels cannot be prepared)"
             )
+        if _is_header(fields):
+            return "a header line; allowed: rows alone, or on_bad_row skip, which leaves it out"
         for position, (field, (name, pattern, what, allowed)) in enumerate(zip(fields, FIELDS, strict=True), 1):
             if not pattern.fullmatch(field):
                 ending = {1: "st", 2: "nd", 3: "rd"}.get(position % 10 if position // 10 != 1 else 0, "th")
@@ -92,12 +97,20 @@ class Kaggle:
         if len(fields) != len(FIELDS):
             faults["columns"] += 1
             return None
+        if _is_header(fields):
+            faults["header line"] += 1
+            return None
         pairs = zip(fields, FIELDS, strict=True)
         wrong = [i for i, (field, (_, pattern, _, _)) in enumerate(pairs) if not pattern.fullmatch(field)]
         faults.update(FIELDS[i][0] for i in wrong)
         if wrong and (on_bad_row == "skip" or wrong[0] == 0):  # the label has no missing value
             return None
         return b"\t".join(b"" if i in wrong else field for i, field in enumerate(fields))
+
+
+def _is_header(fields: list[bytes]) -> bool:
+    """Whether a line's fields are names of columns: words where the label and the integers would be."""
+    return all(map(_WORD.fullmatch, fields[: 1 + len(DENSE)]))
 
 
 _kept = threading.local()

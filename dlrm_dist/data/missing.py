@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
+from dlrm_dist.data.options import CRITEO
 from dlrm_dist.data.parquet import MISSING
 from dlrm_dist.data.schema import Category, DatasetInfo
 
@@ -22,7 +23,7 @@ class Gap(NamedTuple):
 
 def dense_value(info: DatasetInfo) -> np.float32 | None:
     """What a missing number became, as a number of that value did too; None: unknown, it was made elsewhere."""
-    if info.transform.get("format") not in ("kaggle", "parquet", "synth"):
+    if info.transform.get("format") not in (*CRITEO, "parquet", "synth"):
         return None
     return np.float32(np.log(3.0)) if info.transform["dense"] == "log3" else np.float32(0)
 
@@ -30,7 +31,7 @@ def dense_value(info: DatasetInfo) -> np.float32 | None:
 def category_value(folder: Path, info: DatasetInfo, category: Category) -> Gap | None:
     """What a missing value of a category became; None: unknown, or it is a list, which is shorter without it."""
     transform, form = info.transform, info.transform.get("format")
-    if category.multi_hot or form not in ("kaggle", "parquet", "synth", "slot"):  # npy: a number that was one before
+    if category.multi_hot or form not in (*CRITEO, "parquet", "synth", "slot"):  # npy: a number that was one before
         return None
     if "missing_id" in transform:  # slot text's may be an id too
         return Gap(transform["missing_id"], form == "synth")

@@ -6,12 +6,24 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dlrm_dist.data.files import File
+from dlrm_dist.data.kaggle import MISSING as CRITEO_MISSING
 from dlrm_dist.data.kaggle import Dense
+from dlrm_dist.data.parquet import MISSING, ParquetSchema
 from dlrm_dist.data.schema import GROUP_ROWS, LANES
-from dlrm_dist.data.sources import Columns, Ids, OnBadRow
+from dlrm_dist.data.sources import Ids, OnBadRow
+from dlrm_dist.data.splits import RANDOM
 from dlrm_dist.errors import UserError
 
-Format = Literal["kaggle", "slot", "npy", "parquet"]
+Format = Literal["kaggle", "terabyte", "slot", "npy", "parquet"]
+CRITEO: tuple[Format, ...] = ("kaggle", "terabyte")
+"""Two logs of Criteo's, in one and the same format."""
+_POSSIBLE: dict[tuple[str, str], tuple[str, ...]] = {
+    ("kaggle", "ids"): ("hash", "vocabulary"),
+    ("terabyte", "ids"): ("hash", "vocabulary"),
+    ("slot", "on_bad_row"): ("error", "skip"),
+    ("parquet", "dense"): ("log1p", "log3", "none"),
+}
+"""Values of options in a format that does not have all of them."""
 _MOST = 1 << 40
 """Beyond any table, file or seed; what is larger is a mistyped number."""
 LEAST_MEMORY = 10**9
@@ -22,15 +34,15 @@ class PrepareOptions:
     """How raw rows become a dataset.
 
     `split` is "none" (all sources are training rows; `valid` and `test` name the others' files), "kaggle" (7 equal
-    chunks in file order: 6 train, the last halved into valid and test), "day" (MLPerf's: the last file is halved into
-    valid and test), "bars_x1" or "bars_x4" (drawn at random by `seed`, 7:2:1 or 8:1:1), or three fractions
+    chunks in file order: 6 train, the last halved into test and then valid), "day" (MLPerf's: the last file is halved
+    into valid and then test), "bars_x1" or "bars_x4" (drawn at random by `seed`, 7:2:1 or 8:1:1), or three fractions
     "0.8,0.1,0.1" in file order.
     `vocabulary` is a dataset, or its folder of vocabularies, whose ids the rows get instead of new ones.
     `on_bad_row`: "error", or "skip" (left out), or "null" (bad fields become missing values; rows with a bad label or
     number of columns are left out); splits are cut by lines, whatever is left out.
     `ids` "keep" is for values that are ids already, in format npy or parquet. `schema` maps the columns of format
     parquet. Format slot keeps its ids and dense values, format npy its dense values.
-    `memory` is in bytes.
+    `memory` is in bytes. `named` are the options that the user chose: one that would have no effect is an error.
     """
 
     format: Format
@@ -50,6 +62,7 @@ class PrepareOptions:
     memory: int = 2 * 10**9
     lanes: int = LANES
     group_rows: int = GROUP_ROWS
+    named: tuple[str, ...] = ()
 
 
 def check(options: PrepareOptions) -> None:
@@ -58,15 +71,13 @@ def check(options: PrepareOptions) -> None:
     for name, smallest in least.items():
         if not smallest <= getattr(options, name) < _MOST:
             raise UserError(f"{name}: {getattr(options, name)} is impossible; allowed: {smallest} to {_MOST - 1}")
-    allowed = {"format": get_args(Format), "ids": get_args(Ids), "dense": get_args(Dense)}
-    allowed["on_bad_row"] = get_args(OnBadRow) if options.format != "slot" else ("error", "skip")
-    if options.format == "kaggle":
-        allowed["ids"] = ("hash", "vocabulary")
-    if options.format == "parquet":
-        allowed["dense"] = ("log1p", "log3", "none")
-    for name, values in allowed.items():
-        if getattr(options, name) not in values:
-            raise UserError(f"{name}: {getattr(options, name)!r} is unknown; allowed: {', '.join(values)}; choose one")
+    known = {"format": Format, "ids": Ids, "dense": Dense, "on_bad_row": OnBadRow}
+    for name, values in known.items():
+        value, every = getattr(options, name), get_args(values)
+        allowed = _POSSIBLE.get((options.format, name), every)
+        if value not in allowed:
+            what = f"not possible in format {options.format}" if value in every else "unknown"
+            raise UserError(f"{name}: {value!r} is {what}; allowed: {', '.join(allowed)}; choose one")
     if options.split != "none" and (options.valid or options.test):
         raise UserError(
             f"split: {options.split!r} cuts the sources, but files for valid or test are given too; allowed: one of "
@@ -76,46 +87,88 @@ def check(options: PrepareOptions) -> None:
 
 
 def _check_format(options: PrepareOptions) -> None:
-    if options.bins and options.format != "kaggle":
+    if options.bins and options.format not in CRITEO:
         raise UserError(
-            f"bins: format {options.format} has no integers for bins; allowed: with format kaggle; leave it out"
-        )
-    if options.vocabulary and (options.format == "slot" or options.ids != "vocabulary"):
-        raise UserError(
-            "vocabulary: the ids do not come from one; allowed: with ids vocabulary, in other formats than slot; "
+            f"bins: format {options.format} has no integers for bins; allowed: with format {' or '.join(CRITEO)}; "
             "leave it out"
         )
     if (options.schema is not None) != (options.format == "parquet"):
         raise UserError("schema: maps the columns of format parquet; allowed: with that format, which needs one")
 
 
-def transform_of(
-    files: dict[str, list[File]], options: PrepareOptions, columns: Columns, schema: dict[str, Any] | None
-) -> dict[str, Any]:
-    """What `dataset.json` says about how raw values became columns."""
+def check_effects(options: PrepareOptions, schema: ParquetSchema | None) -> None:
+    """Raise a UserError if an option that the user named would be without effect."""
+    idle = without_effect(options, schema)
+    named = (*options.named, "vocabulary") if options.vocabulary else options.named
+    name = next((name for name in named if name in idle), None)
+    if name:
+        reason, allowed = idle[name]
+        raise UserError(f"{name}: would have no effect: {reason}; allowed: {allowed}; leave it out")
+
+
+def without_effect(options: PrepareOptions, schema: ParquetSchema | None) -> dict[str, tuple[str, str]]:
+    """The options that do not matter to the dataset beside the others: why, and where they would."""
+    columns = _ids(options, schema)
+    hashed = [rows for ids, rows, _ in columns if ids == "hash"]
+    counted = [least for ids, _, least in columns if ids == "vocabulary" and not options.vocabulary]
+    own = schema is not None and all(each.ids for each in schema.categories.values())
+    judged = {
+        "dense": (
+            options.format not in ("slot", "npy") or options.dense == "none",
+            f"format {options.format} keeps its dense values",
+            "in other formats, or none",
+        ),
+        "ids": (
+            options.format != "slot" and not own,
+            f"format {options.format} {'has them for each column' if own else 'keeps its ids'}",
+            "where columns have none of their own",
+        ),
+        "hash_rows": (None in hashed, "no column takes it for a hash", "with ids hash"),
+        "min_count": (None in counted, "no column takes it for a new vocabulary", "with ids vocabulary, made anew"),
+        "vocabulary": (
+            any(ids == "vocabulary" for ids, _, _ in columns),
+            "no column's ids come from one",
+            "with ids vocabulary",
+        ),
+        "seed": (options.shuffle or options.split in RANDOM, "nothing is drawn", "with a shuffle or a random split"),
+    }
+    return {name: (reason, allowed) for name, (matters, reason, allowed) in judged.items() if not matters}
+
+
+def _ids(options: PrepareOptions, schema: ParquetSchema | None) -> list[tuple[Ids, int | None, int | None]]:
+    """How columns get their ids, and the rows and the least count that are not from the options."""
+    if schema is not None:
+        return [(each.ids or options.ids, each.rows, each.min_count) for each in schema.categories.values()]
+    return [("keep" if options.format == "slot" else options.ids, None, None)]
+
+
+def transform_of(files: dict[str, list[File]], options: PrepareOptions, schema: ParquetSchema | None) -> dict[str, Any]:
+    """What `dataset.json` says about how raw values became columns: every option that matters to them."""
     result: dict[str, Any] = {"format": options.format}
     if options.format == "slot":
         result |= {"dense": "none", "ids": "slot", "shared_id_space": True, "missing_id": 0}
     else:
         result |= {"dense": "none" if options.format == "npy" else options.dense, "ids": options.ids}
-        result |= _ids_transform(options, columns)
-    if options.format == "kaggle":
+        result |= _ids_transform(options, schema)
+    if options.format in CRITEO:
         result["bins"] = options.bins
     if schema is not None:
-        result["schema"] = schema
+        result["schema"] = schema.model_dump(exclude_none=True)
     if options.on_bad_row != "error":
         result["on_bad_row"] = options.on_bad_row
     result |= {"split": options.split, "shuffle_seed": options.seed if options.shuffle else None}
+    if options.split in RANDOM:
+        result["split_seed"] = options.seed
     result["sources"] = {name: [file.name for file in group] for name, group in files.items() if group}
     result["source_bytes"] = sum(file.size for group in files.values() for file in group)
     return result
 
 
-def _ids_transform(options: PrepareOptions, columns: Columns) -> dict[str, Any]:
-    if options.ids == "keep":
-        return {}
-    if options.ids == "hash":
-        return {"hash_rows": options.hash_rows, "missing_value": columns.categories[0].missing}
+def _ids_transform(options: PrepareOptions, schema: ParquetSchema | None) -> dict[str, Any]:
+    idle, result = without_effect(options, schema), dict[str, Any]()
+    result |= {name: getattr(options, name) for name in ("hash_rows", "min_count") if name not in idle}
+    if any(ids == "hash" for ids, _, _ in _ids(options, schema)):
+        result["missing_value"] = CRITEO_MISSING if options.format in CRITEO else MISSING
     if options.vocabulary:
-        return {"vocabulary": os.fspath(options.vocabulary)}
-    return {"min_count": options.min_count}
+        result["vocabulary"] = os.fspath(options.vocabulary)
+    return result

@@ -6,6 +6,7 @@ Integers are taken as 64 bits, strings by a 64-bit hash (FNV-1a).
 
 import itertools
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from dlrm_dist.data.sources import Column, Columns, Ids, OnBadRow, Parsed, Where
 from dlrm_dist.data.vocabulary import encoded, id_type
 from dlrm_dist.errors import UserError, first_problem
 
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+"""What columns of a dataset may be called: a category's name is that of a file too."""
 ForeignDense = Literal["log1p", "log3", "none"]
 _READ_ROWS = 1 << 16
 MISSING = 1 << 64
@@ -65,7 +68,13 @@ def read_schema(path: Path) -> ParquetSchema:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as a schema: {reason}; {way_out}") from None
-    names = [LABEL, *found.dense, *found.categories, *([found.weight] if found.weight else [])]
+    names = [LABEL, *found.dense, *found.categories, *([] if found.weight is None else [found.weight])]
+    wrong = next((name for name in names if not _NAME.fullmatch(name)), None)
+    if wrong is not None:
+        raise UserError(
+            f"{path}: column {wrong[:60]!r} cannot have this name in a dataset; allowed: 1 to 100 of A-Z, a-z, 0-9, _, "
+            "- and ., no dot first; rename it (a category reads any column: NAME = { column = ... })"
+        )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UserError(f"{path}: column {twice} is named twice; allowed: each name once; rename one")

@@ -7,7 +7,6 @@ part from its own rows of the spool). Every step works on pieces of its own, so 
 what a killed process had finished is not done again.
 """
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -24,9 +23,12 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from dlrm_dist.data import files, formats, spool
-from dlrm_dist.data.options import PrepareOptions, check, transform_of
-from dlrm_dist.data.schema import Category, DatasetInfo, Split, read_info
-from dlrm_dist.data.sources import Column, Columns, Log, Parsed, changed
+from dlrm_dist.data.files import File
+from dlrm_dist.data.options import PrepareOptions, check, check_effects, transform_of
+from dlrm_dist.data.parquet import read_schema
+from dlrm_dist.data.request import Request, inputs_of, made_before
+from dlrm_dist.data.schema import Category, DatasetInfo, Split
+from dlrm_dist.data.sources import BAD_ROWS, Column, Columns, Log, Parsed, changed
 from dlrm_dist.data.splits import RANDOM, drawn, split_lines, uniforms
 from dlrm_dist.data.spool import Spool
 from dlrm_dist.data.vocabulary import Encoder, Vocabulary, count_values, encoded, hash_encoder
@@ -46,8 +48,8 @@ def prepare(
 ) -> DatasetInfo:
     """Write the dataset `out` from raw click logs: all of it, or nothing on an error.
 
-    Where `out` is there already, made from the same sources (names and sizes) in the same way, nothing is done. What a
-    killed or interrupted process had done is found by the same call, which goes on from there.
+    Where `out` is there already, made from the same files (names, sizes, times of change) in the same way, nothing is
+    read or done. What a killed or interrupted process had done is found by the same call, which goes on from there.
 
     Args:
         sources: files (text may be .gz), folders of files, taken by name (hidden ones and subfolders are not), and
@@ -60,40 +62,33 @@ def prepare(
         UserError: an option, a source or a row is bad, or `out` cannot be written or is something else already.
     """
     check(options)
-    given = {"train": sources, "valid": options.valid, "test": options.test}
-    found = {name: [file for each in group for file in files.find(each)] for name, group in given.items()}
-    files.check_distinct([file for group in found.values() for file in group])
-    if not found["train"]:
-        raise UserError("split train: has no sources; allowed: at least one file; name some")
+    schema = read_schema(options.schema) if options.schema else None
+    check_effects(options, schema)
+    found = _find(sources, out, options)
     layout = Layout(options.lanes, options.group_rows)
-    with ThreadPoolExecutor(THREADS) as pool:
-        opened = formats.open_sources(found, options, pool)
-    transform = transform_of(found, options, opened.columns, opened.schema)
+    inputs = inputs_of((file for group in found.values() for file in group), options.vocabulary)
+    request = Request(transform_of(found, options, schema), layout, inputs)
     if out.exists() or out.is_symlink():
-        return _made_before(out, transform, layout)
-    lines = {name: [source.rows for source in group] for name, group in opened.sources.items()}
-    splits = split_lines(lines, options.split, options.seed)
-    log = Log([source for group in opened.sources.values() for source in group])
-    changes = [(file.name, file.size, file.changed_ns) for group in found.values() for file in group]
-    with work_folder(out, {"transform": transform, "layout": layout, "files": changes}) as work:
-        made = _Preparation(log, opened.columns, splits, options, work).run(transform, layout)
-        info = made.model_copy(update={"best_auc": best_auc or {}})
+        return made_before(out, request)
+    with work_folder(out, request._asdict()) as work:
+        with ThreadPoolExecutor(THREADS) as pool:
+            opened = formats.open_sources(found, options, schema, pool)
+        lines = {name: [source.rows for source in group] for name, group in opened.sources.items()}
+        splits = split_lines(lines, options.split, options.seed)
+        log = Log([source for group in opened.sources.values() for source in group])
+        made = _Preparation(log, opened.columns, splits, options, work).run(request.transform, layout)
+        info = made.model_copy(update={"best_auc": best_auc or {}, "inputs": inputs})
         info.write(work)
     return info
 
 
-def _made_before(out: Path, transform: dict[str, Any], layout: Layout) -> DatasetInfo:
-    """The dataset that is in `out`, if it was made in this way."""
-    try:
-        found = read_info(out)
-        wanted = json.loads(json.dumps(transform)) | layout._asdict()  # as it is read back
-        have = found.transform | {"lanes": found.lanes, "group_rows": found.group_rows}
-        other = next((key for key in sorted({*wanted, *have}) if wanted.get(key) != have.get(key)), None)
-        reason = other and f"with other {other}"
-    except UserError:
-        reason = "and is no dataset"
-    if reason:
-        raise UserError(f"{out}: exists already, {reason}; allowed: a new folder; name another one or remove it")
+def _find(sources: Sequence[str | Path], out: Path, options: PrepareOptions) -> dict[str, list[File]]:
+    """The files of each split."""
+    given = {"train": sources, "valid": options.valid, "test": options.test}
+    found = {name: [file for each in group for file in files.find(each, out)] for name, group in given.items()}
+    files.check_distinct([file for group in found.values() for file in group])
+    if not found["train"]:
+        raise UserError("split train: has no sources; allowed: at least one file; name some")
     return found
 
 
@@ -133,6 +128,7 @@ class _Preparation:
                     )
                 written[name] = write_split(rows_of, size, self._work / name, schema, layout, pool, bar)
                 start += self._splits[name]
+        faults = rows.faults if rows else Counter[str]()
         for folder in ("spool", "ids"):
             shutil.rmtree(self._work / folder, ignore_errors=True)
         return DatasetInfo(
@@ -142,7 +138,8 @@ class _Preparation:
             group_rows=layout.group_rows,
             splits=written,
             transform=transform,
-            bad_rows=dict(sorted(rows.faults.items())) if rows else {},
+            bad_rows={name: count for name, count in sorted(faults.items()) if name != BAD_ROWS},
+            num_bad_rows=faults[BAD_ROWS],
             weight=self._columns.weight,
         )
 

@@ -31,6 +31,10 @@ LARGEST_IDS_KEY = b"dlrm_dist.largest_ids"
 """In a part's metadata: its largest id of each category, as JSON."""
 
 
+Input = tuple[str, int, int]
+"""A file that a dataset was made from: its name, its bytes, when it was changed (ns)."""
+
+
 class Category(BaseModel):
     """One categorical column: its name and its number of ids (valid ids are 0 to `rows` - 1).
 
@@ -57,7 +61,9 @@ class DatasetInfo(BaseModel):
 
     `transform` records how raw values became columns (format, dense transform, id mapping, sources); `best_auc` is the
     best reachable AUC by split where the clicks were planted, else empty. `bad_rows` counts what was wrong with
-    rows that were left out or mended. `weight` names the float32 column of the rows' weights, where there is one.
+    rows that were left out or mended, and `num_bad_rows` these rows. `weight` names the float32 column of the rows'
+    weights, where there is one. `inputs` only serve to tell whether the same command would make the same dataset: they
+    need not exist any more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,7 +76,9 @@ class DatasetInfo(BaseModel):
     transform: dict[str, Any]
     best_auc: dict[str, float] = {}
     bad_rows: dict[str, int] = {}
+    num_bad_rows: int = 0
     weight: str | None = None
+    inputs: tuple[Input, ...] = ()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

@@ -84,9 +84,10 @@ class Slot:
 
     def mended(self, line: bytes, on_bad_row: OnBadRow, faults: Counter[str]) -> bytes | None:
         """The line, or None where it is bad, which is counted: nothing in it can be missing."""
-        bad = self.fault(line) is not None
-        faults["row"] += bad
-        return None if bad else line
+        if self.fault(line) is None:
+            return line
+        faults["row"] += 1
+        return None
 
 
 def _slot_kinds(names: pa.StringArray) -> npt.NDArray[np.int64]:

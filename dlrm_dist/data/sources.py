@@ -14,6 +14,8 @@ from dlrm_dist.errors import UserError
 OnBadRow = Literal["error", "skip", "null"]
 """What becomes of a bad row: it ends the work, it is left out, or its bad fields become missing values."""
 Ids = Literal["hash", "vocabulary", "keep"]
+BAD_ROWS = "bad rows"
+"""Among the counts of what was wrong: how many rows it was wrong with. No column can have this name."""
 
 
 class Column(NamedTuple):
@@ -53,7 +55,8 @@ class Parsed(NamedTuple):
             nulls), or int32 or int64 where they are ids; the weight float32.
         lines: rows of the source, bad ones too.
         kept: int64 [rows of the table], the lines (from 0) that they come from; None: each line is a row.
-        faults: what was wrong with bad rows: the column's name, or "columns" (their number), or "row" (format slot).
+        faults: what was wrong with bad rows: the column's name, or "columns" (their number), "row" (format slot),
+            "header line" or "byte-order mark"; and `BAD_ROWS`.
     """
 
     table: pa.Table
@@ -145,6 +148,7 @@ def judged(table: pa.Table, bad: dict[str, npt.NDArray[np.bool_]], on_bad_row: O
             "; mend or remove the row"
         )
     lost = [bad[name] for name in faults if on_bad_row == "skip" or name not in where.mendable]
+    faults[BAD_ROWS] = int(np.count_nonzero(np.logical_or.reduce([*bad.values()])))
     kept = np.flatnonzero(~np.logical_or.reduce(lost)) if lost else np.arange(table.num_rows)
     return Parsed(table.take(pa.array(kept)), table.num_rows, kept, faults)
 

@@ -11,11 +11,12 @@ SPLITS = ("train", "valid", "test")
 _KAGGLE_CHUNKS = 7
 RANDOM = {"bars_x1": (0.7, 0.2, 0.1), "bars_x4": (0.8, 0.1, 0.1)}
 """Splits drawn at random, a line at a time, in the proportions of BARS's Criteo_x1 and Criteo_x4."""
+ALLOWED = "none, kaggle, day, bars_x1, bars_x4, or three fractions"
 _DRAW_LINES = 1 << 20
 
 
 def split_lines(counted: dict[str, list[int]], split: str, seed: int) -> dict[str, int]:
-    """Lines of each split that the dataset will have, in order; `counted` has the lines of each file given for each.
+    """Lines of each split that the dataset will have, in file order; `counted` has those of each file given for each.
 
     Raises:
         UserError: `split` is unknown, or a split would be empty.
@@ -23,9 +24,9 @@ def split_lines(counted: dict[str, list[int]], split: str, seed: int) -> dict[st
     rows = {name: sum(counts) for name, counts in counted.items()}
     if split == "none":
         sizes = {name: count for name, count in rows.items() if count}
-    elif split == "kaggle":
+    elif split == "kaggle":  # as in the DLRM repository, where test comes before valid; both as np.array_split cuts
         each = rows["train"] // _KAGGLE_CHUNKS  # rows that do not divide evenly go to the first chunks
-        sizes = {"train": rows["train"] - each, "valid": each - each // 2, "test": each // 2}
+        sizes = {"train": rows["train"] - each, "test": each - each // 2, "valid": each // 2}
     elif split == "day":
         last = counted["train"][-1]
         sizes = {"train": rows["train"] - last, "valid": last - last // 2, "test": last // 2}
@@ -38,7 +39,8 @@ def split_lines(counted: dict[str, list[int]], split: str, seed: int) -> dict[st
     for name in ("train", *sizes):
         if not sizes.get(name):
             raise UserError(
-                f"split {name}: has no rows, of {sum(rows.values())} in all; allowed: at least one; give more sources"
+                f"split {name}: has no rows, of {sum(rows.values())} in all in {len(counted['train'])} files; allowed: "
+                f"one or more in each split that {split!r} makes; give more sources, or another split: {ALLOWED}"
             )
     return sizes
 
@@ -50,8 +52,8 @@ def _fractions(split: str) -> list[Fraction]:
         shares = []
     if len(shares) != len(SPLITS) or min(shares) < 0 or sum(shares) != 1:
         raise UserError(
-            f"split: {split!r}; allowed: none, kaggle, day, bars_x1, bars_x4, or three fractions for train, valid "
-            "and test with the sum 1; write for example 0.8,0.1,0.1"
+            f"split: {split!r}; allowed: {ALLOWED} for train, valid and test with the sum 1; write for example "
+            "0.8,0.1,0.1"
         )
     return shares
 

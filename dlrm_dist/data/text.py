@@ -4,6 +4,7 @@ Block k of a file has the lines that start within its bytes [k * BLOCK_BYTES, (k
 the file is a .gz. The fast path only says that a block is bad; a plain scan then finds and names the first bad line.
 """
 
+import codecs
 import itertools
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dlrm_dist.data.files import File
-from dlrm_dist.data.sources import OnBadRow, Parsed, changed
+from dlrm_dist.data.sources import BAD_ROWS, OnBadRow, Parsed, changed
 from dlrm_dist.errors import UserError
 
 BLOCK_BYTES = 8 << 20
@@ -162,16 +163,29 @@ class TextSource:
             if self._on_bad_row == "error":
                 raise self._explained(block, lines, error) from None
         faults: Counter[str] = Counter()
-        mended = [(i, self._form.mended(line, self._on_bad_row, faults)) for i, line in enumerate(lines)]
+        mended = [(i, self._mended(line, faults)) for i, line in enumerate(lines)]
         good = [(i, line) for i, line in mended if line is not None]
         text = b"".join(line + b"\n" for _, line in good) or self._form.any_row
         table = self._form.parse(text, len(good) or 1).slice(0, len(good))
         return Parsed(table, len(lines), np.array([i for i, _ in good], np.int64), faults)
 
+    def _mended(self, line: bytes, faults: Counter[str]) -> bytes | None:
+        """The line without its faults, which are counted; None if it must be left out."""
+        found: Counter[str] = Counter()
+        if line.startswith(codecs.BOM_UTF8):  # the row behind it may be good
+            found["byte-order mark"] = 1
+        mended = self._form.mended(line.removeprefix(codecs.BOM_UTF8), self._on_bad_row, found)
+        faults.update(found)
+        faults[BAD_ROWS] += bool(found)
+        return mended
+
     def _explained(self, block: Block, lines: list[bytes], error: ValueError) -> UserError:
         """The error for the first bad line of a block that the fast path refused."""
         for number, line in enumerate(lines, block.first_line):
-            if fault := self._form.fault(line):
+            fault = self._form.fault(line)
+            if line.startswith(codecs.BOM_UTF8):
+                fault = "a byte-order mark before the row; allowed: rows alone, or on_bad_row skip, which ignores it"
+            if fault:
                 return UserError(f"{self.name}:{number}: {fault}; mend or remove the line")
         where = f"{self.name}: lines {block.first_line} to {block.first_line + len(lines) - 1}"
         allowed = f"allowed: rows in format {self._form.name}"

@@ -19,7 +19,7 @@ def work_folder(out: Path, request: dict[str, Any] | None) -> Iterator[Path]:
     """A folder that becomes `out` at the end of the block.
 
     What a killed process left there is found again by the same request; by another one it is removed. An interrupt
-    leaves the folder as it is, where there is a request; an error removes it.
+    leaves the folder as it is, where there is a request; an error removes it, and folders above that were made for it.
 
     Args:
         out: must not exist.
@@ -28,7 +28,8 @@ def work_folder(out: Path, request: dict[str, Any] | None) -> Iterator[Path]:
     Raises:
         UserError: another process is making `out`, or it cannot be written.
     """
-    work = out.parent / f".{out.name}.preparing"
+    work = place(out)
+    made = [folder for folder in work.parents if not folder.exists()]
     try:
         work.mkdir(parents=True, exist_ok=True)
         with _locked(work, out):
@@ -40,12 +41,27 @@ def work_folder(out: Path, request: dict[str, Any] | None) -> Iterator[Path]:
             except BaseException as error:
                 if request is None or not isinstance(error, KeyboardInterrupt):
                     shutil.rmtree(work, ignore_errors=True)
+                    _remove_empty(made)
                 raise
     except OSError as error:
+        _remove_empty(made)
         raise UserError(
             f"{out}: cannot be written: {error}; allowed: a folder on a disk with room for the rows three times; free "
             "or choose another one"
         ) from None
+
+
+def place(out: Path) -> Path:
+    """The folder in which `out` is made."""
+    return out.parent / f".{out.name}.preparing"
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, inner ones first, as far as they are there and nothing else came into them."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            if folder.exists():
+                folder.rmdir()
 
 
 @contextlib.contextmanager

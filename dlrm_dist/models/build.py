@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from dlrm_dist.config import ModelSection
-from dlrm_dist.models.dlrm import DLRM, CrossInteraction, DotInteraction, init_dense, table_configs
+from dlrm_dist.models.dlrm import DLRM, init_dense, table_configs
+from dlrm_dist.models.interaction import CrossInteraction, DotInteraction
 
 
 def build_model(
@@ -20,11 +21,12 @@ def build_model(
         seed: of the MLPs' initial weights, which do not depend on the device.
         device: where all but the tables lives; on `meta` nothing is allocated or initialised.
     """
+    names = [name for name, _ in features]
     with torch.device("meta" if device.type == "meta" else "cpu"):
         interaction = (
-            DotInteraction(len(features), section.embedding_dim)
+            DotInteraction(names, section.embedding_dim)
             if section.name == "dlrm"
-            else CrossInteraction(len(features), section.embedding_dim, section.cross_layers, section.cross_rank)
+            else CrossInteraction(names, section.embedding_dim, section.cross_layers, section.cross_rank)
         )
         model = DLRM(
             num_dense,

@@ -1,6 +1,6 @@
 """DLRM, the deep learning recommendation model of Naumov et al., arXiv 1906.00091.
 
-Shape suffixes: B batch, N dense features, F embedding features, D embedding dim, V = F + 1 vectors that interact.
+Shape suffixes: B batch, N dense features, F embedding features, D embedding dim.
 """
 
 import math
@@ -13,6 +13,17 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, Poo
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from dlrm_dist.models.interaction import CrossInteraction, DotInteraction
+
+
+class PaddedLinear(nn.Linear):
+    """A linear layer for inputs that may have columns of zeros behind their own."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Float [B, in_features or more] to [B, out_features]."""
+        weight = nn.functional.pad(self.weight, (0, inputs.shape[1] - self.in_features))
+        return nn.functional.linear(inputs, weight, self.bias)
+
 
 class MLP(nn.Sequential):
     """Linear layers, each with a ReLU behind it but, when `logit` is set, the last."""
@@ -20,43 +31,9 @@ class MLP(nn.Sequential):
     def __init__(self, in_features: int, widths: Sequence[int], logit: bool = False) -> None:
         layers: list[nn.Module] = []
         for width in widths:
-            layers += [nn.Linear(in_features, width), nn.ReLU()]
+            layers += [(nn.Linear if layers else PaddedLinear)(in_features, width), nn.ReLU(inplace=True)]
             in_features = width
         super().__init__(*(layers[:-1] if logit else layers))
-
-
-class DotInteraction(nn.Module):
-    """All pairwise dot products of the dense vector and the embeddings, behind the dense vector."""
-
-    pairs: Tensor
-
-    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
-        super().__init__()
-        vectors = num_embeddings + 1
-        self.out_features = embedding_dim + vectors * (vectors - 1) // 2
-        rows, columns = zip(*((i, j) for i in range(vectors) for j in range(i + 1, vectors)), strict=True)
-        flat = torch.tensor(rows, device="cpu") * vectors + torch.tensor(columns, device="cpu")
-        self.register_buffer("pairs", flat, persistent=False)
-
-    def forward(self, dense_BD: Tensor, sparse_F_BD: Sequence[Tensor]) -> Tensor:
-        """Float [B, D] and F tensors [B, D] to [B, D + V (V - 1) / 2]: the strict upper triangle of the Gram matrix."""
-        vectors_BVD = torch.cat([dense_BD, *sparse_F_BD], dim=1).unflatten(1, (-1, dense_BD.shape[1]))
-        gram_BVV = torch.bmm(vectors_BVD, vectors_BVD.transpose(1, 2))
-        pairs = gram_BVV.flatten(1).index_select(1, self.pairs)
-        return torch.cat([dense_BD, pairs], dim=1)
-
-
-class CrossInteraction(nn.Module):
-    """The dense vector and the embeddings through a low-rank cross network: DCN v2, Wang et al., arXiv 2008.13535."""
-
-    def __init__(self, num_embeddings: int, embedding_dim: int, layers: int, rank: int) -> None:
-        super().__init__()
-        self.out_features = (num_embeddings + 1) * embedding_dim
-        self.cross = LowRankCrossNet(self.out_features, layers, rank)
-
-    def forward(self, dense_BD: Tensor, sparse_F_BD: Sequence[Tensor]) -> Tensor:
-        """Float [B, D] and F tensors [B, D] to [B, V D]."""
-        return self.cross(torch.cat([dense_BD, *sparse_F_BD], dim=1))
 
 
 class DLRM(nn.Module):
@@ -81,7 +58,6 @@ class DLRM(nn.Module):
         tables_device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        self.features = [feature for table in tables for feature in table.feature_names]
         self.bottom_mlp = MLP(num_dense, bottom_mlp)
         self.embeddings = EmbeddingBagCollection(tables=list(tables), device=tables_device)
         self.interaction = interaction
@@ -90,9 +66,7 @@ class DLRM(nn.Module):
     def forward(self, dense_BN: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
         """Float [B, N] and a jagged tensor of F keys to logits, float [B]."""
         dense_BD = self.bottom_mlp(dense_BN)
-        # By name: a sharded collection orders its output by sharding type, not as the tables were given.
-        sparse_BD = self.embeddings(sparse).to_dict()
-        return self.top_mlp(self.interaction(dense_BD, [sparse_BD[name] for name in self.features])).squeeze(1)
+        return self.top_mlp(self.interaction(dense_BD, self.embeddings(sparse))).squeeze(1)
 
 
 def table_configs(

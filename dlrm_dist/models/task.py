@@ -10,18 +10,28 @@ Predictions = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class ClickTask(nn.Module):
-    """Binary cross-entropy of a model's logits, averaged over the rows of the global batch."""
+    """Binary cross-entropy of a model's logits, averaged over the rows of the global batch.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: gives logits.
+        device_type: where it runs.
+        bf16: multiply in bfloat16; what the layers give is rounded to it, weights and sums are not.
+    """
+
+    def __init__(self, model: nn.Module, device_type: str = "cpu", bf16: bool = False) -> None:
         super().__init__()
         self.model = model
+        self._arithmetic = device_type, bf16
 
     def forward(self, batch: ClickBatch) -> tuple[Tensor, Predictions]:
         """The loss to call backward on (its mean over ranks is the global mean), and detached predictions.
 
         Fillers have weight 0: they add nothing to the loss or to any gradient.
         """
-        logits = self.model(batch.dense, batch.sparse).float()
+        device_type, bf16 = self._arithmetic
+        with torch.autocast(device_type, torch.bfloat16, enabled=bf16):
+            logits = self.model(batch.dense, batch.sparse)
+        logits = logits.float()
         losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")
         loss = (losses * batch.weights).sum() * batch.loss_scale
         return loss, (loss.detach(), logits.detach(), batch.labels, batch.weights)

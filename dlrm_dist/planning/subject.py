@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchrec.distributed.types import get_tensor_size_bytes
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from dlrm_dist import optim
 from dlrm_dist.config import ModelSection, OptimizerSection
@@ -56,11 +57,9 @@ def _dense(name: str, task: ClickTask, shape: ModelShape) -> Dense:
     assert isinstance(network, DLRM)
     tables = [config for module in _collections(task) for config in module.embedding_bag_configs()]
     inputs = torch.empty(_FLOP_BATCH, shape.num_dense, device="meta")
-    embedded = [
-        torch.empty(_FLOP_BATCH, config.embedding_dim, device="meta", requires_grad=True)
-        for config in tables
-        for _ in config.feature_names
-    ]
+    dims = [config.embedding_dim for config in tables for _ in config.feature_names]
+    names = [name for config in tables for name in config.feature_names]
+    embedded = KeyedTensor(names, dims, torch.empty(_FLOP_BATCH, sum(dims), device="meta", requires_grad=True))
     with FlopCounterMode(display=False) as forward:
         logits = network.top_mlp(network.interaction(network.bottom_mlp(inputs), embedded))
     with FlopCounterMode(display=False) as backward:

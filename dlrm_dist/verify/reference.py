@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from dlrm_dist.config import OptimizerSection
 from dlrm_dist.models.build import build_model
@@ -16,9 +17,10 @@ class Bags(nn.Module):
         super().__init__()
         self.weights = nn.ParameterDict({name: weight.double() for name, weight in weights.items()})
 
-    def forward(self, ids: dict[str, Tensor], offsets: dict[str, Tensor]) -> list[Tensor]:
+    def forward(self, ids: dict[str, Tensor], offsets: dict[str, Tensor]) -> KeyedTensor:
         """Sums of each feature's bags."""
-        return [nn.functional.embedding_bag(ids[name], self.weights[name], offsets[name], mode="sum") for name in ids]
+        sums = [nn.functional.embedding_bag(ids[name], self.weights[name], offsets[name], mode="sum") for name in ids]
+        return KeyedTensor.from_tensor_list(list(ids), sums)
 
 
 def train(

@@ -66,14 +66,12 @@ def test_the_dense_parts_numbers():
     section = ModelSection(num_embeddings=(10, 10), embedding_dim=4, bottom_mlp=(8, 4), top_mlp=(2, 1))
     dense = subject_of(section).dense
     assert dense.parameter_bytes == 4 * ((13 * 8 + 8) + (8 * 4 + 4) + (7 * 2 + 2) + (2 * 1 + 1))
-    products = 13 * 8 + 8 * 4 + 3 * 3 * 4 + 7 * 2 + 2 * 1
+    products = 13 * 8 + 8 * 4 + 3 * 3 * 4 + 8 * 2 + 2 * 1  # the top MLP's 7 columns are padded to 8
     assert dense.forward_flop_per_sample == 2 * products
     assert dense.input_bytes_per_sample == 4 * 15 + 2 * 12
     first_inputs = 13 * 8  # a layer's backward is two products, but nothing asks for the gradient of the dense inputs
-    pairs_both_ways = 2 * 3 * 3 * 4
-    assert dense.backward_flop_per_sample == 2 * (
-        2 * (products - first_inputs - 3 * 3 * 4) + first_inputs + pairs_both_ways
-    )
+    pairs = 3 * 3 * 4  # the Gram matrix is symmetric: one product
+    assert dense.backward_flop_per_sample == 2 * (2 * (products - first_inputs - 3 * 3 * 4) + first_inputs + pairs)
 
 
 def test_mlperfs_dense_part_has_16_million_products():

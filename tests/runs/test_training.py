@@ -31,7 +31,9 @@ RUNS = {
 def train(folder, data, world_size, *arguments):
     """Run to the end; returns what metrics.jsonl says of the two splits, and result.json."""
     launch = ["torchrun", "--standalone", "--nproc-per-node", world_size, ROOT / "launch" / "train.py"]
-    always = ["--data.path", data, "--runtime.device", "cpu", "--train.log_every", 1, "--eval.batch_size", 64]
+    always = ["--data.path", data, "--runtime.device", "cpu", "--eval.batch_size", 64]
+    if "--train.log_every" not in arguments:
+        always += ["--train.log_every", 1]
     done = run_command(*launch, *always, "--run.name", "mine", *arguments, folder=folder, timeout=100)
     assert done.returncode == 0, done.stderr[-3000:]
     run = folder / "runs" / "mine"
@@ -164,3 +166,26 @@ def test_lists_weights_and_expanded_ids_train_alike_on_any_number_of_ranks(tmp_p
     assert max(abs(a - b) for a, b in zip(losses(alone), losses(two), strict=True)) < 1e-6
     weights = float((1 + number[402:] % 3 / 2).sum())
     assert alone[1][-1]["rows"] == two[1][-1]["rows"] == weights
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_profiled_run_is_the_run_and_tells_where_its_time_goes(runs, clicks, tmp_path, world_size):
+    words = ["--train.batch_size", BATCH_SIZE, "--train.epochs", EPOCHS, "--train.profile", "true"]
+    found = train(tmp_path, clicks, world_size, *words, "--train.log_every", 4)
+    alike = runs["1 rank" if world_size == 1 else "2 ranks"]
+    assert found[1] == alike[1]  # the scores, bit for bit
+    for line in found[0][:-1]:  # the last report follows two steps, of which none is a report's last
+        parts = line["split_ms"]
+        assert sum(parts.values()) == pytest.approx(line["step_ms"])
+        assert parts.keys() >= {"input", "lookup", "update", "dense_forward", "dense_backward", "dense_optimizer"}
+        assert (world_size == 1) or parts.keys() >= {"id_exchange", "forward_exchange", "all_reduce"}
+    names = sorted(path.name for path in (tmp_path / "runs" / "mine" / "trace").iterdir())
+    assert names == [f"rank{rank}.pt.trace.json.gz" for rank in range(world_size)]
+
+
+def test_bf16_layers_train_almost_alike(runs, clicks, tmp_path):
+    """bfloat16 has 8 bits of a number: losses of whole batches differ, by less than a hundredth over both epochs."""
+    words = ["--train.batch_size", BATCH_SIZE, "--train.epochs", EPOCHS, "--train.precision", "bf16"]
+    found, exact = losses(train(tmp_path, clicks, 2, *words)), losses(runs["2 ranks"])
+    off = [abs(a - b) for step, (a, b) in enumerate(zip(found, exact, strict=True), 1) if step % STEPS]
+    assert 0 < max(off) < 1e-2

@@ -28,10 +28,10 @@ def cut(rows, split):
         return {"train": rows}
     if split == "kaggle":
         held_out = count // 7
-        ends = [0, count - held_out, count - held_out // 2, count]
-    else:
-        shares = [Fraction(share) for share in split.split(",")]
-        ends = [int(count * sum(shares[:i])) for i in range(4)]
+        test = count - held_out, count - held_out // 2
+        return {"train": rows[: test[0]], "test": rows[slice(*test)], "valid": rows[test[1] :]}
+    shares = [Fraction(share) for share in split.split(",")]
+    ends = [int(count * sum(shares[:i])) for i in range(4)]
     cuts = zip(SPLITS, itertools.pairwise(ends), strict=True)
     return {name: rows[start:stop] for name, (start, stop) in cuts if stop > start}
 

@@ -61,6 +61,8 @@ OTHERS = {
     "train.decay_steps": 2,
     "train.seed": 9,
     "train.log_every": 1,
+    "train.precision": "bf16",
+    "train.profile": True,
     "train.resume": "auto",
     "checkpoint.every": 7,
     "checkpoint.every_minutes": 2.5,

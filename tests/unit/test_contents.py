@@ -106,14 +106,14 @@ def test_bad_rows_weights_and_what_is_unknown_are_told(tmp_path, capsys):
     how = options(format="parquet", schema=tmp_path / "schema.toml", dense="log3", on_bad_row="skip")
     prepare([tmp_path / "log.parquet"], tmp_path / "data", how)
     found = contents(tmp_path / "data")
-    assert (found["rows"], found["bad_rows"]) == (3, {"label": 1})
+    assert (found["rows"], found["num_bad_rows"], found["bad_rows"]) == (3, 1, {"label": 1})
     assert found["weight"] == {"column": "w", "min": 1, "mean": 2, "max": 4}
     assert found["dense"]["x"]["missing_at_most"] == 2 / 3 and found["dense"]["x"]["zeros"] == 0
     gaps = {name: (column["missing"], column["missing_at_most"]) for name, column in found["categories"].items()}
     assert gaps == {"a": (0, 0), "b": (None, 1 / 3), "c": (None, 1), "d": (None, None)}
     assert cli.main(["inspect", str(tmp_path / "data")]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"total +3 rows\nbad rows left out or mended: label 1\n", said)
+    assert re.search(r"total +3 rows\nbad rows left out or mended: 1 \(label 1\)\n", said)
     assert re.search(r"weight +min +mean +max\nw +1 +2 +4\n", said)
     for name, share in (("x", "<=66.7%"), ("a", "0.0%"), ("b", "<=33.3%"), ("d", "unknown")):
         assert re.search(rf"^{name} .* {share}", said, re.MULTILINE)

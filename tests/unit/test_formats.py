@@ -225,7 +225,7 @@ def test_bad_parquet_is_named_or_left_out(tmp_path, change, message, on_bad_row)
     else:
         info = prepare([tmp_path / "a.parquet"], tmp_path / "out", how)
         (name,) = change
-        assert info.bad_rows == {"label" if name == "clicked" else name: 1}
+        assert info.bad_rows == {"label" if name == "clicked" else name: 1} and info.num_bad_rows == 1
         assert info.splits["train"].rows == (9 if (name, on_bad_row) == ("price", "null") else 8)
 
 
@@ -237,6 +237,12 @@ def test_bad_parquet_is_named_or_left_out(tmp_path, change, message, on_bad_row)
         (SCHEMA.replace("ids =", "id ="), "schema.toml: "),
         (SCHEMA.replace('"age", "price"', '"age", "age"'), "schema.toml: column age is named twice"),
         (SCHEMA.replace(", rows = 4", ""), "category place: kept ids need the rows"),
+        (SCHEMA + '"../x" = {}', "schema.toml: column '../x' cannot have this name in a dataset; allowed: "),
+        (SCHEMA + '"a/b" = {}', "schema.toml: column 'a/b' cannot have this name"),
+        (SCHEMA + '"" = {}', "schema.toml: column '' cannot have this name"),
+        (SCHEMA + f'"{"n" * 101}" = {{}}', "schema.toml: column 'nnnn"),
+        (SCHEMA.replace('"price"', '".price"'), "schema.toml: column '.price' cannot have this name"),
+        (SCHEMA.replace('"w"', '""'), "schema.toml: column '' cannot have this name"),
     ],
 )
 def test_a_bad_schema_file_is_named(tmp_path, text, message):
@@ -327,6 +333,57 @@ def test_globs_name_files_by_number(tmp_path):
     assert [file.name for file in find(tmp_path / "[odd]")] == [f"{tmp_path}/[odd]"]
     with pytest.raises(UserError, match="no such file"):
         find(f"{tmp_path}/none*/x")
+
+
+def test_globs_stay_within_names_and_leave_hidden_files_out(tmp_path, monkeypatch):
+    for name in ("a/x", "a/b/x", "a/b/c/x", "a/.h/x", "a/.x", "a/.y"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    monkeypatch.chdir(tmp_path)
+    for pattern, expected in {
+        "a/*": ["a/b/x", "a/x"],
+        "*/x": ["a/x"],
+        "*/*/x": ["a/b/x"],
+        "a/**/x": ["a/b/c/x", "a/b/x", "a/x"],
+        "**/c/*": ["a/b/c/x"],
+        "a/.[xy]": ["a/.x", "a/.y"],
+        "a/**": ["a/b/c/x", "a/b/x", "a/x"],
+    }.items():
+        for name in (pattern, f"{tmp_path}/{pattern}", f"file://{tmp_path}/{pattern}"):
+            names = [file.path.removeprefix(f"{tmp_path}/").removeprefix("./") for file in find(name)]
+            assert names == expected, name
+
+
+@pytest.mark.parametrize("how", ["file", "local", "hard", "soft"])
+def test_a_file_by_two_names_is_named_twice(tmp_path, how):
+    log = tmp_path / "log"
+    log.write_text("".join(map(kaggle_row, range(10))))
+    other = tmp_path / "other"
+    if how == "hard":
+        other.hardlink_to(log)
+    elif how == "soft":
+        other.symlink_to(log)
+    else:
+        other = f"{how}://{log}"
+    with pytest.raises(UserError, match=rf"named twice( \(also as {log}\))?; allowed: each file once"):
+        prepare([log], tmp_path / "out", options("kaggle", test=(other,)))
+
+
+def test_what_a_schema_file_takes_from_the_options_is_recorded_and_the_rest_has_no_effect(tmp_path):
+    pq.write_table(foreign(30), tmp_path / "a.parquet")
+    schema = tmp_path / "schema.toml"
+    mixed = SCHEMA.replace(", rows = 5", "")  # shop is hashed to the options' rows, user has a vocabulary
+    schema.write_text(mixed.replace("[categories]", "[categories]\nage2 = { column = 'place', ids = 'hash' }"))
+    how = options("parquet", schema=schema, hash_rows=7, min_count=2)
+    made = prepare([tmp_path / "a.parquet"], tmp_path / "out", how)
+    assert {"hash_rows": 7, "min_count": 2, "missing_value": 1 << 64}.items() <= made.transform.items()
+    for change in ({"hash_rows": 8}, {"min_count": 3}):
+        with pytest.raises(UserError, match=f"out: exists already, with other {next(iter(change))}"):
+            prepare([tmp_path / "a.parquet"], tmp_path / "out", dataclasses.replace(how, **change))
+    schema.write_text(SCHEMA.replace("user = {}", "user = { ids = 'hash', rows = 3 }"))
+    idle = dataclasses.replace(how, ids="keep", named=("hash_rows",))
+    with pytest.raises(UserError, match=r"^hash_rows: would have no effect: no column takes it"):
+        prepare([tmp_path / "a.parquet"], tmp_path / "out2", idle)
 
 
 def test_batches_of_lists_weights_and_expanded_ids(tmp_path):

@@ -189,3 +189,8 @@ def test_tables_that_do_not_fit_the_dataset(folder):
     assert "has 3 tables, the dataset 2 categories" in refusal(1, "--model.num_embeddings", "10000,7,7")
     assert "has 1 values for 2 categories" in refusal(1, "--model.multi_hot_sizes", "2")
     check(["--data.path", "clicks", "--runtime.device", "cpu", "--model.num_embeddings", "10001,7"], 1)
+
+
+def test_tf32_is_of_gpus(folder):
+    told = refusal(1, "--train.precision", "tf32")
+    assert told.startswith("train.precision is tf32, which GPUs alone have") and "allowed here: fp32, bf16" in told

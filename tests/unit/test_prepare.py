@@ -3,7 +3,9 @@ import dataclasses
 import gzip
 import json
 import math
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +19,7 @@ import pytest
 from dlrm_dist.cli import main
 from dlrm_dist.data import kaggle, text, writer
 from dlrm_dist.data import prepare as module
+from dlrm_dist.data.files import File
 from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.schema import METADATA_KEY, read_info, stripe_group_rows
@@ -179,10 +182,10 @@ def test_bad_rows_are_left_out_or_mended_and_counted(tmp_path, monkeypatch, on_b
     write(tmp_path / "log", bad)
     how = options(on_bad_row=on_bad_row, split="kaggle", ids=ids, hash_rows=100, min_count=1)
     info = prepare([tmp_path / "log"], tmp_path / "out", how)
-    assert info.bad_rows == {"label": 10, "I2": 10, "C7": 10, "columns": 10}
+    assert info.bad_rows == {"label": 10, "I2": 10, "C7": 10, "columns": 10} and info.num_bad_rows == 30
     assert read_info(tmp_path / "out") == info and info.transform["on_bad_row"] == on_bad_row
     good = left[on_bad_row]
-    for split, numbers in (("train", range(60)), ("valid", range(60, 65)), ("test", range(65, 70))):
+    for split, numbers in (("train", range(60)), ("test", range(60, 65)), ("valid", range(65, 70))):
         expected = [good[number] for number in numbers if number in good]
         if ids == "hash":
             coded = [(100, [(int(r[c], 16) if r[c] else 2**32) % 100 for r in expected]) for c in range(14, 40)]
@@ -193,7 +196,7 @@ def test_bad_rows_are_left_out_or_mended_and_counted(tmp_path, monkeypatch, on_b
 
 def test_a_split_of_bad_rows_only_is_an_error(tmp_path):
     rows = random_rows(14)
-    rows[13][0] = "x"
+    rows[12][0] = "x"
     write(tmp_path / "log", rows)
     with pytest.raises(UserError, match="split test: all its rows are bad"):
         prepare([tmp_path / "log"], tmp_path / "out", options(on_bad_row="skip", split="kaggle"))
@@ -282,7 +285,7 @@ def test_another_seed_is_another_order_of_the_same_rows(tmp_path):
     [
         (70, "kaggle", (60, 5, 5)),
         (76, "kaggle", (66, 5, 5)),
-        (77, "kaggle", (66, 6, 5)),
+        (77, "kaggle", (66, 5, 6)),
         (14, "kaggle", (12, 1, 1)),
         (10, "0.8,0.1,0.1", (8, 1, 1)),
         (11, "1/3, 1/3, 1/3", (3, 4, 4)),
@@ -296,7 +299,7 @@ def test_split_sizes_in_file_order(tmp_path, rows, split, sizes):
     info = prepare([tmp_path / "log"], tmp_path / "out", options(split=split))
     expected = {name: size for name, size in zip(("train", "valid", "test"), sizes, strict=True) if size}
     assert {name: part.rows for name, part in info.splits.items()} == expected
-    numbers = [number for name in expected for number in by_number(read(tmp_path / "out", name))]
+    numbers = [number for name in info.splits for number in by_number(read(tmp_path / "out", name))]
     assert numbers == list(range(rows))
 
 
@@ -406,7 +409,7 @@ def test_a_bad_row_is_named_and_leaves_nothing_behind(tmp_path, monkeypatch, ids
         chosen = options(ids=ids, shuffle=shuffle, split=split)
         with pytest.raises(UserError, match="^" + re.escape(message)):
             prepare([tmp_path / "good", tmp_path / "bad"], tmp_path / "o" / "out", chosen)
-        assert not any((tmp_path / "o").iterdir())
+        assert not (tmp_path / "o").exists()
 
 
 def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -417,8 +420,8 @@ def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writer, "_write_stripe", stop)
     with pytest.raises(RuntimeError):
-        prepare([tmp_path / "log"], tmp_path / "o" / "out", options(shuffle=True))
-    assert not any((tmp_path / "o").iterdir())
+        prepare([tmp_path / "log"], tmp_path / "o" / "p" / "out", options(shuffle=True))
+    assert not (tmp_path / "o").exists()
 
 
 def files_of(folder):
@@ -479,6 +482,89 @@ def test_other_options_do_not_go_on_with_what_was_interrupted(tmp_path, monkeypa
     assert files_of(tmp_path / "out") == files_of(tmp_path / "alone")
 
 
+def interrupted(monkeypatch, *arguments):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(patch, 1)
+        prepare(*arguments)
+
+
+@pytest.mark.parametrize("split", ["bars_x1", "bars_x4"])
+def test_another_seed_of_a_random_split_is_another_command(tmp_path, monkeypatch, split):
+    monkeypatch.setattr(module, "SEGMENT_ROWS", 30)
+    log = write(tmp_path / "log", random_rows(100))
+    interrupted(monkeypatch, [log], tmp_path / "out", options(split=split, seed=1))
+    info = prepare([log], tmp_path / "out", options(split=split, seed=2))
+    assert info.transform["split_seed"] == 2 and info.transform["shuffle_seed"] is None
+    prepare([log], tmp_path / "alone", options(split=split, seed=2))
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "alone")
+    with pytest.raises(UserError, match="out: exists already, with other split_seed"):
+        prepare([log], tmp_path / "out", options(split=split, seed=1))
+
+
+def rewritten(path):
+    """The file with equally many bytes that are others."""
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"1\t", b"0\t", 5))
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert len(content) == path.stat().st_size
+
+
+def test_a_source_that_was_rewritten_is_another_source(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SEGMENT_ROWS", 30)
+    log = write(tmp_path / "log", random_rows(100))
+    interrupted(monkeypatch, [log], tmp_path / "out", options())
+    rewritten(log)
+    prepare([log], tmp_path / "out", options())
+    prepare([log], tmp_path / "alone", options())
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "alone")
+    rewritten(log)
+    with pytest.raises(UserError, match=f"out: exists already, made before {tmp_path}/log was changed; allowed: a new"):
+        prepare([log], tmp_path / "out", options())
+    log.unlink()
+    assert read_info(tmp_path / "out").splits["train"].rows == 100
+
+
+def test_a_vocabulary_that_was_made_again_is_another_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SEGMENT_ROWS", 30)
+    log = write(tmp_path / "log", random_rows(100))
+    how = options(vocabulary=tmp_path / "old")
+    prepare([log], tmp_path / "old", options(min_count=3))
+    interrupted(monkeypatch, [log], tmp_path / "out", how)
+    shutil.rmtree(tmp_path / "old")
+    prepare([log], tmp_path / "old", options(min_count=1))
+    made = prepare([log], tmp_path / "out", how)
+    assert made.categories == read_info(tmp_path / "old").categories
+    assert prepare([log], tmp_path / "out", how) == made
+    shutil.rmtree(tmp_path / "old")
+    prepare([log], tmp_path / "old", options(min_count=2))
+    with pytest.raises(UserError, match=r"out: exists already, made before .*/C1\.parquet was changed"):
+        prepare([log], tmp_path / "out", how)
+
+
+def test_a_dataset_that_does_not_say_from_which_files_is_not_taken_for_another(tmp_path):
+    log = write(tmp_path / "log", random_rows(20))
+    made = prepare([log], tmp_path / "out", options())
+    made.model_copy(update={"inputs": ()}).write(tmp_path / "out")
+    with pytest.raises(UserError, match="out: exists already, and does not say from which files"):
+        prepare([log], tmp_path / "out", options())
+
+
+@pytest.mark.parametrize("there", ["the dataset", "another folder"])
+def test_what_is_there_already_is_judged_before_any_source_is_read(tmp_path, monkeypatch, there):
+    log = write(tmp_path / "log.gz", random_rows(20))
+    if there == "the dataset":
+        prepare([log], tmp_path / "out", options())
+    else:
+        (tmp_path / "out").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(File, "open", lambda _: pytest.fail("a source is read"))
+        if there == "the dataset":
+            assert prepare([log], tmp_path / "out", options()) == read_info(tmp_path / "out")
+        else:
+            with pytest.raises(UserError, match="out: exists already, and is no dataset"):
+                prepare([log], tmp_path / "out", options())
+
+
 def test_two_at_once_are_refused(tmp_path):
     log = write(tmp_path / "log", random_rows(20))
     with work_folder(tmp_path / "out", {}), pytest.raises(UserError, match="out: another process is making it"):
@@ -510,7 +596,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch
     monkeypatch.setattr(writer, "_write_stripe", full)
     with pytest.raises(UserError, match=f"^{tmp_path}/o/out: cannot be written: .*No space left on device"):
         prepare([tmp_path / "log"], tmp_path / "o" / "out", options())
-    assert not any((tmp_path / "o").iterdir())
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -539,7 +625,7 @@ def test_sources_that_change_meanwhile_are_an_error(tmp_path, monkeypatch, now, 
         ({"split": "half"}, "split: 'half'; allowed: "),
         ({"split": "0,0.5,0.5"}, "split train: has no rows, of 10 in all"),
         ({"split": "0.98,0.01,0.01"}, "split valid: has no rows, of 10 in all"),
-        ({"split": "kaggle"}, "split test: has no rows, of 10 in all"),
+        ({"split": "kaggle"}, "split valid: has no rows, of 10 in all"),
         ({"valid": (Path("log"),)}, "log: named twice"),
         ({"valid": (Path("none"),)}, "none: no such file"),
         ({"test": (Path("empty"),)}, "empty: is empty"),
@@ -549,14 +635,29 @@ def test_sources_that_change_meanwhile_are_an_error(tmp_path, monkeypatch, now, 
         ({"lanes": 0}, "lanes: 0 is impossible"),
         ({"group_rows": 0}, "group_rows: 0 is impossible"),
         ({"seed": -1}, "seed: -1 is impossible; allowed: 0 to"),
-        ({"format": "csv"}, "format: 'csv' is unknown; allowed: kaggle, slot, npy, parquet"),
+        ({"format": "csv"}, "format: 'csv' is unknown; allowed: kaggle, terabyte, slot, npy, parquet"),
         ({"ids": "raw"}, "ids: 'raw' is unknown; allowed: hash, vocabulary"),
-        ({"ids": "keep"}, "ids: 'keep' is unknown; allowed: hash, vocabulary"),
+        ({"ids": "keep"}, "ids: 'keep' is not possible in format kaggle; allowed: hash, vocabulary"),
         ({"memory": 10}, "memory: 10 is impossible; allowed: 1000000000 to"),
         ({"schema": Path("s")}, "schema: maps the columns of format parquet"),
         ({"format": "parquet"}, "schema: maps the columns of format parquet"),
         ({"format": "npy"}, "log: belongs to no triple"),
         ({"format": "npy", "bins": True}, "bins: format npy has no integers"),
+        (
+            {"format": "slot", "on_bad_row": "null"},
+            "on_bad_row: 'null' is not possible in format slot; allowed: error, s",
+        ),
+        (
+            {"format": "parquet", "schema": Path("s"), "dense": "minmax"},
+            "dense: 'minmax' is not possible in format parquet; allowed: log1p, log3, none",
+        ),
+        (
+            {"split": "day"},
+            "split train: has no rows, of 10 in all in 1 files; allowed: one or more in each split that ",
+        ),
+        ({"vocabulary": Path("log")}, "vocabulary: log: is a file; allowed: the folder of a dataset, or the folder "),
+        ({"vocabulary": Path("none")}, "vocabulary: none: no such folder; allowed: the folder of a dataset"),
+        ({"vocabulary": Path("folder"), "ids": "hash"}, "vocabulary: would have no effect: no column's ids come from"),
         ({"dense": "log"}, "dense: 'log' is unknown; allowed: log1p, log3, minmax, none"),
     ],
 )
@@ -569,6 +670,78 @@ def test_bad_options_and_sources_are_refused_before_any_work(tmp_path, monkeypat
         prepare([Path("log")], Path("out"), options(**changes))
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "folder", "log"]
+
+
+def test_an_error_leaves_folders_that_were_there_or_are_not_empty(tmp_path, monkeypatch):
+    (tmp_path / "q").mkdir()
+    rows = random_rows(5)
+    rows[2][0] = "x"
+    log = write(tmp_path / "log", rows)
+    with pytest.raises(UserError, match="log:3: column label"):
+        prepare([log], tmp_path / "q" / "w" / "e" / "out", options())
+    assert (tmp_path / "q").is_dir() and not any((tmp_path / "q").iterdir())
+    monkeypatch.setattr(module, "split_lines", lambda *_: write(tmp_path / "q" / "w" / "new", rows) and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare([log], tmp_path / "q" / "w" / "e" / "out", options())
+    assert [path.name for path in (tmp_path / "q" / "w").iterdir()] == ["new"]
+
+
+def test_a_newline_in_a_name_does_not_break_the_message(tmp_path):
+    for name, message in (("a\nb", "a\\nb: no such file"), ("a\x1b[1m", "a\\x1b[1m: no such file")):
+        with pytest.raises(UserError, match=re.escape(message)) as caught:
+            prepare([tmp_path / name], tmp_path / "out", options())
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ids", "hash", "--min-count", "2"], "min_count: would have no effect: no column takes it for a new vocabu"),
+        (
+            ["--hash-rows", "9"],
+            "hash_rows: would have no effect: no column takes it for a hash; allowed: with ids hash",
+        ),
+        (["--vocabulary", "old", "--min-count", "3"], "min_count: would have no effect"),
+        (["--no-shuffle", "--seed", "0"], "seed: would have no effect: nothing is drawn; allowed: with a shuffle or"),
+        (["--format", "slot", "--ids", "hash"], "ids: would have no effect: format slot keeps its ids"),
+        (["--format", "slot", "--dense", "log1p"], "dense: would have no effect: format slot keeps its dense values"),
+        (["--format", "npy", "--dense", "log3"], "dense: would have no effect: format npy keeps its dense values"),
+        (["--format", "npy", "--ids", "keep", "--min-count", "2"], "min_count: would have no effect"),
+    ],
+)
+def test_options_without_effect_are_refused(tmp_path, capsys, words, message):
+    log = write(tmp_path / "log", random_rows(5))
+    assert main(["prepare", str(log), str(tmp_path / "out"), "--format", "kaggle", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}") and said.endswith("; leave it out\n") and said.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"log"}
+
+
+def test_terabyte_is_read_as_kaggle_and_recorded_by_its_name(tmp_path):
+    log = write(tmp_path / "day_0", random_rows(40))
+    first, second = (
+        prepare([log], tmp_path / name, options(format=name, bins=True, ids="hash", hash_rows=9))
+        for name in ("kaggle", "terabyte")
+    )
+    assert read(tmp_path / "kaggle", "train").equals(read(tmp_path / "terabyte", "train"))
+    assert second.transform == first.transform | {"format": "terabyte"}
+
+
+def test_a_glob_around_the_dataset_does_not_take_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SEGMENT_ROWS", 10)
+    logs = tmp_path / "S"
+    logs.mkdir()
+    for name in ("a", "b"):
+        write(logs / name, random_rows(20))
+    for words in (["*"], ["**"], ["a", "b", "out"]):  # the last is what a shell makes of the first
+        out = logs / "out"
+        given = ([f"{logs}/{word}" for word in words if word != "out"], out, options())
+        interrupted(monkeypatch, *given)
+        made = prepare(*given)
+        given = ([f"{logs}/{word}" for word in words], out, options())
+        assert made.transform["sources"] == {"train": [str(logs / "a"), str(logs / "b")]}
+        assert prepare(*given) == made
+        shutil.rmtree(out)
 
 
 def test_no_sources_are_an_error(tmp_path):
@@ -642,8 +815,17 @@ def test_the_verb_says_what_it_did(tmp_path, monkeypatch, capsys):
     assert "the same command goes on from here" in capsys.readouterr().err
     assert main(words) == 0
     assert "train 50 rows" in capsys.readouterr().out
+    rewritten(log)
+    assert main(words) == 2
+    assert "exists already, made before" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "out")
+    assert main(words) == 0
+    capsys.readouterr()
     assert main(words) == 0
     assert "made before from the same sources in the same way; nothing to do" in capsys.readouterr().out
+    (tmp_path / "odd").write_text("\t".join(NAMES) + "\n" + log.read_text())
+    assert main([*words[:1], str(tmp_path / "odd"), str(tmp_path / "out2"), *words[3:], "--on-bad-row", "skip"]) == 0
+    assert "out2: 1 bad rows: header line 1\n" in capsys.readouterr().out
     for size in ("much", "2XB", ""):
         assert main([*words[:-1], size]) == 2
         assert f"argument --memory: {size!r} is no size; write for example 2GB" in capsys.readouterr().err

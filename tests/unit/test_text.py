@@ -12,6 +12,7 @@ from dlrm_dist.data import text as text_module
 from dlrm_dist.data.files import File, find
 from dlrm_dist.data.kaggle import Kaggle
 from dlrm_dist.data.slot import Slot
+from dlrm_dist.data.sources import BAD_ROWS
 from dlrm_dist.data.text import Block, Counted, TextSource, count
 from dlrm_dist.errors import UserError
 
@@ -161,7 +162,11 @@ def test_gz_gives_the_same_rows_also_in_several_members(tmp_path):
         (line() + "\t", "41 columns; allowed: 40, separated by tabs"),
         (line() + "\r" + line(), "79 columns; allowed: 40, separated by tabs"),
         (line() + "\r\r", r"column C26 (40th): 'deadbeef\r' is no hexadecimal number"),
-        ("\ufeff" + line(), r"column label (1st): '\xef\xbb\xbf1' is no label; allowed: 0 or 1"),
+        (
+            "\ufeff" + line(),
+            "a byte-order mark before the row; allowed: rows alone, or on_bad_row skip, which ignores it",
+        ),
+        ("\t".join(NAMES), "a header line; allowed: rows alone, or on_bad_row skip, which leaves it out"),
         ("", "1 columns; allowed: 40, separated by tabs"),
     ],
 )
@@ -338,6 +343,33 @@ def test_bad_rows_are_left_out_or_mended_wherever_the_text_is_cut(tmp_path, monk
         pieces = list(source(tmp_path / "log", Kaggle("none"), how).read([0, 29]))
         assert [x for piece in pieces for x in piece.table["I1"].to_pylist()] == expected
         assert sum(piece.faults["I1"] for piece in pieces if piece.faults) == 5
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("on_bad_row", ["skip", "null"])
+def test_a_byte_order_mark_is_ignored_and_a_header_line_left_out(tmp_path, on_bad_row, packed):
+    for first, faults, rows in (
+        ("\ufeff" + line(), {"byte-order mark": 1, BAD_ROWS: 1}, 2),
+        ("\t".join(NAMES), {"header line": 1, BAD_ROWS: 1}, 1),
+        ("\ufeff" + "\t".join(NAMES), {"byte-order mark": 1, "header line": 1, BAD_ROWS: 1}, 1),
+    ):
+        content = f"{first}\n{line()}\n".encode()
+        path = tmp_path / ("log.gz" if packed else "log")
+        path.write_bytes(gzip.compress(content) if packed else content)
+        (piece,) = source(path, Kaggle("none"), on_bad_row).read([0, 2])
+        assert piece.table["I1"].to_pylist() == [5] * rows and piece.faults == faults
+
+
+@pytest.mark.parametrize("on_bad_row", ["error", "skip"])
+def test_a_byte_order_mark_before_slots(tmp_path, on_bad_row):
+    (tmp_path / "log").write_text(f"\ufeff{slot_line()}\n{slot_line()}\n")
+    pieces = source(tmp_path / "log", Slot(), on_bad_row).read([0, 2])
+    if on_bad_row == "skip":
+        (piece,) = pieces
+        assert piece.table.num_rows == 2 and piece.faults == {"byte-order mark": 1, BAD_ROWS: 1}
+    else:
+        with pytest.raises(UserError, match="log:1: a byte-order mark before the row"):
+            list(pieces)
 
 
 @pytest.mark.parametrize("form", [Kaggle(), Slot()])
