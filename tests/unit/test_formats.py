@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlrm_dist.data import files
 from dlrm_dist.data import prepare as module
 from dlrm_dist.data import text as text_module
 from dlrm_dist.data.contents import contents
@@ -493,6 +494,13 @@ def test_files_of_fsspecs_filesystems(tmp_path):
     assert [name.split("/")[-1] for name in info.transform["sources"]["train"]] == ["day_0.gz", "day_1"]
     with pytest.raises(UserError, match="nothing://x: cannot be read: "):
         find("nothing://x")
+
+
+@pytest.mark.parametrize("scheme", ["gs", "gcs"])
+@pytest.mark.parametrize(("options", "seconds"), [("", 15), ("?scheme=http", 15), ("?retry_limit_seconds=2", 2)])
+def test_retries_of_googles_storage_end(scheme, options, seconds):
+    system, path = files._filesystem(f"{scheme}://anonymous@bucket/x{options}")
+    assert path == "bucket/x" and system.__reduce__()[1][0]["retry_time_limit"].total_seconds() == seconds
 
 
 @pytest.fixture
