@@ -51,7 +51,7 @@ def write_dataset(
     check_seeds(out, rows, seed, effects_seed)
     if out.exists() or out.is_symlink():
         raise UserError(f"{out}: exists already; allowed: a new folder; name another one or remove it")
-    splits = split_lines({"train": [rows], "valid": [], "test": []}, split, seed)
+    splits = split_lines({"train": [rows], "valid": [], "test": []}, split, seed, way_out="more --rows")
     model = PlantedModel(effects_seed, law)
     categories = tuple(
         Category(name=name, rows=size + 1) for name, size in zip(CATEGORIES, model.law.cardinalities, strict=True)

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import re
 
 import numpy as np
@@ -356,12 +357,29 @@ def test_an_interrupted_dataset_leaves_nothing(tmp_path, monkeypatch, capsys):
         (["--cardinalities", "1,2,3"], "cardinalities: 3 numbers; allowed: "),
         (["--exponent", "-1"], "exponent: -1.0 is impossible; allowed: 0"),
         (["--format", "parquet", "--split", "half"], "split: 'half'; allowed: "),
+        (["--split", "none"], "split: 'none': rows in format tsv are one file, which prepare splits; allowed: with "),
     ],
 )
 def test_bad_words_to_synth_are_one_line(tmp_path, capsys, words, message):
     assert main(["synth", str(tmp_path / "out"), "--rows", "100", *words]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {message}") and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_few_rows_for_a_split_ask_for_more_rows(tmp_path, capsys):
+    assert main(["synth", str(tmp_path / "a"), "--format", "parquet", "--rows", "5"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: split valid: has no rows, of 5 in all") and "; give more --rows, or" in said
+
+
+@pytest.mark.parametrize("form", ["tsv", "parquet"])
+def test_a_name_that_is_not_utf8_is_one_line(tmp_path, capsys, form):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/o\xff")
+    for words in (["synth", name, "--format", form, "--rows", "100"], ["prepare", name, name, "--format", "kaggle"]):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert said.endswith("/o\\udcff': is not UTF-8; allowed: names in UTF-8; rename it\n") and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
