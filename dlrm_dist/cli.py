@@ -21,6 +21,9 @@ _WITHOUT_DEFAULT = ("ids", "hash_rows", "min_count", "dense", "seed")
 """Options of `prepare` that must have an effect where they are given, and so are not there where they are not."""
 
 
+_SYNTH_SPLIT = "0.8,0.1,0.1"
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line."""
 
@@ -38,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     try:
-        options, rest = _parser().parse_known_args(arguments)
+        options, rest = _parser().parse_known_args(_in_utf8(sys.argv[1:] if arguments is None else arguments))
         if rest and not getattr(options, "takes_config_keys", False):
             raise UserError(f"unrecognized arguments: {' '.join(rest)}; see {options.prog} --help")
         options.config_keys = rest
@@ -52,6 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing was left behind", file=sys.stderr)
         return 130
+
+
+def _in_utf8(words: Sequence[str]) -> Sequence[str]:
+    """The words, if all are UTF-8: neither Arrow nor JSON can name another file."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"argument {word!a}: is not UTF-8; allowed: names in UTF-8; rename it") from None
+    return words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,9 +101,8 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--split",
-        default="0.8,0.1,0.1",
         help="with --format parquet: none, kaggle, bars_x1, bars_x4, or fractions, as prepare has them (default "
-        "%(default)s)",
+        f"{_SYNTH_SPLIT})",
     )
     parser.set_defaults(run=_synth)
 
@@ -107,11 +119,17 @@ def _synth(options: argparse.Namespace) -> int:
         cardinalities = ()
     law = Law(cardinalities, options.exponent)
     if options.format == "parquet":
-        info = write_dataset(options.out, options.rows, options.split, options.seed, options.effects_seed, law)
+        split = _SYNTH_SPLIT if options.split is None else options.split
+        info = write_dataset(options.out, options.rows, split, options.seed, options.effects_seed, law)
         for name, split in info.splits.items():
             best = f", best reachable AUC {info.best_auc[name]:.4f}" if name in info.best_auc else ""
             print(f"{options.out}: {name} {split.rows:,} rows, {split.clicks / split.rows:.1%} clicks{best}")
         return 0
+    if options.split is not None:
+        raise UserError(
+            f"split: {options.split!r}: rows in format tsv are one file, which prepare splits; allowed: with --format "
+            "parquet; leave it out"
+        )
     report = write_clicks(options.out, options.rows, options.seed, options.effects_seed, law)
     print(
         f"{options.out}: {report.rows:,} rows, {report.click_rate:.1%} clicks, best reachable AUC {report.best_auc:.4f}"
@@ -186,7 +204,7 @@ def _bytes(text: str) -> int:
     try:
         number, unit, binary = match.groups() if match else ("", None, None)
         return int(float(number) * (1024 if binary else 1000) ** (" KMGT".index((unit or " ").upper())))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write for example 2GB") from None
 
 

@@ -36,23 +36,47 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found, indent=1))
         return 0
-    for name, split in found["splits"].items():
-        print(f"{name:<6} {split['rows']:>14,} rows  {split['label_rate']:.2%} clicks")
-    print(f"\n{'dense':<6} {'min':>10} {'mean':>10} {'max':>10} {'zeros':>7}")
-    for name, column in found["dense"].items():
-        values = " ".join(f"{column[key]:>10.4g}" for key in ("min", "mean", "max"))
-        print(f"{name:<6} {values} {column['zeros']:>7.1%}")
-    tops = next(iter(found["categories"].values()))["top"]
-    heads = " ".join(f"{'top ' + top:>8}" for top in tops)
-    print(f"\n{'category':<8} {'ids':>12} {'seen':>12} {'rare':>7} {'missing':>7} {heads}")
-    for name, column in found["categories"].items():
-        shares = " ".join(f"{share:>8.1%}" for share in column["top"].values())
-        rare, missing = _share(column["rare"]), _share(column["missing"])
-        sizes = column.get("ids_a_row")
-        lists = f"  {sizes['min']} to {sizes['max']} ids a row, {sizes['mean']:.2f} on average" if sizes else ""
-        print(f"{name:<8} {column['ids']:>12,} {column['seen']:>12,} {rare:>7} {missing:>7} {shares}{lists}")
+    _print_rows(found)
+    _print_dense(found)
+    _print_categories(found["categories"])
     return 0
 
 
-def _share(value: Any) -> str:
-    return "-" if value is None else f"{value:.1%}"
+def _print_rows(found: dict[str, Any]) -> None:
+    for name, split in found["splits"].items():
+        print(f"{name:<6} {split['rows']:>14,} rows  {split['label_rate']:.2%} clicks")
+    print(f"{'total':<6} {found['rows']:>14,} rows")
+    faults = ", ".join(f"{name} {count:,}" for name, count in found["bad_rows"].items())
+    print(f"bad rows left out or mended: {found['num_bad_rows']:,}{faults and f' ({faults})'}")
+
+
+def _print_dense(found: dict[str, Any]) -> None:
+    print(f"\n{'dense':<6} {'min':>10} {'mean':>10} {'max':>10} {'zeros':>7} {'missing':>8}")
+    for name, column in found["dense"].items():
+        print(f"{name:<6} {_range(column)} {column['zeros']:>7.1%} {_missing(column):>8}")
+    if weight := found["weight"]:
+        print(f"\n{'weight':<6} {'min':>10} {'mean':>10} {'max':>10}\n{weight['column']:<6} {_range(weight)}")
+
+
+def _print_categories(categories: dict[str, Any]) -> None:
+    tops = next(iter(categories.values()))["top"]
+    heads = " ".join(f"{'top ' + top:>8}" for top in tops)
+    print(f"\n{'category':<8} {'ids':>12} {'seen':>12} {'rare':>7} {'missing':>8} {heads}")
+    for name, column in categories.items():
+        shares = " ".join(f"{share:>8.1%}" for share in column["top"].values())
+        rare = "-" if column["rare"] is None else f"{column['rare']:.1%}"
+        sizes = column.get("ids_a_row")
+        lists = f"  {sizes['min']} to {sizes['max']} ids a row, {sizes['mean']:.2f} on average" if sizes else ""
+        print(f"{name:<8} {column['ids']:>12,} {column['seen']:>12,} {rare:>7} {_missing(column):>8} {shares}{lists}")
+
+
+def _range(column: dict[str, Any]) -> str:
+    return " ".join(f"{column[key]:>10.4g}" for key in ("min", "mean", "max"))
+
+
+def _missing(column: dict[str, Any]) -> str:
+    """The share of missing values: exactly, at most, or unknown."""
+    exact, most = column.get("missing"), column["missing_at_most"]
+    if exact is not None:
+        return f"{exact:.1%}"
+    return "unknown" if most is None else f"<={most:.1%}"

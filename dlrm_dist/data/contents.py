@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from dlrm_dist.data import missing
+from dlrm_dist.data.id_counts import count_ids
 from dlrm_dist.data.schema import Category, DatasetInfo, read_info
 from dlrm_dist.errors import UserError
 
@@ -19,14 +21,16 @@ TOPS = (1, 10, 100)
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Figures of a dataset, over all its splits; memory for 8 bytes an id of the largest column.
+    """Figures of a dataset, over all its splits, in bounded memory: see `id_counts`.
 
     Returns:
-        `splits`: rows, clicks and label rate of each. `dense`: by column its least, mean and largest value and the
-        share of zeros (a missing integer is one of them). `categories`: by column its `ids` (rows of its table), the
-        `seen` ones, the share of rows with id 0 (`rare`; only with a vocabulary) and with a missing value (`missing`;
-        None where it shares its id with other values), and the shares of the most frequent 1, 10, 100 ids
-        (`top`); for a multi-hot column the `ids_a_row`: least, mean, most.
+        `rows`: of all splits. `splits`: rows, clicks and label rate of each. `num_bad_rows`: left out or mended;
+        `bad_rows`: what was wrong with them, by reason. `dense`: by column its least, mean and largest value, the share
+        of zeros, and the most that can be missing (`missing_at_most`; None: unknown). `weight`: least, mean, largest of
+        the rows' weights; None without. `categories`: by column its `ids` (rows of its table), the `seen` ones, the
+        share of rows with id 0 (`rare`; only with a vocabulary) and with a missing value (`missing`; None where it
+        shares its id with other values, and then `missing_at_most` is the share of that id), and the shares of the most
+        frequent 1, 10, 100 ids (`top`); for a multi-hot column the `ids_a_row`: least, mean, most.
 
     Raises:
         UserError: there is no dataset, or a part of it cannot be read.
@@ -42,8 +46,17 @@ def contents(folder: Path) -> dict[str, Any]:
         if isinstance(column, Category):
             categories[column.name] = _category(folder, info, column)
         else:
-            dense[column] = _dense(_values(folder, info, column))
-    return {"splits": splits, "dense": dense, "categories": categories, "transform": info.transform}
+            dense[column] = _dense(_values(folder, info, column), missing.dense_value(info))
+    return {
+        "rows": sum(split.rows for split in info.splits.values()),
+        "splits": splits,
+        "num_bad_rows": info.num_bad_rows,
+        "bad_rows": info.bad_rows,
+        "dense": dense,
+        "weight": _weight(folder, info),
+        "categories": categories,
+        "transform": info.transform,
+    }
 
 
 def _values(folder: Path, info: DatasetInfo, column: str) -> Iterator[npt.NDArray[Any]]:
@@ -65,35 +78,46 @@ def _flat(column: pa.Array) -> npt.NDArray[Any]:
     return (column.flatten() if pa.types.is_list(column.type) else column).to_numpy()
 
 
-def _dense(pieces: Iterator[npt.NDArray[np.float32]]) -> dict[str, float]:
-    least, most, total, zeros, rows = np.inf, -np.inf, 0.0, 0, 0
+def _dense(pieces: Iterator[npt.NDArray[np.float32]], of_missing: np.float32 | None) -> dict[str, float | None]:
+    least, most, total, zeros, gaps, rows = np.inf, -np.inf, 0.0, 0, 0, 0
     for piece in filter(len, pieces):
         least, most = min(least, float(piece.min())), max(most, float(piece.max()))
         total += float(piece.sum(dtype=np.float64))
         zeros += int(np.count_nonzero(piece == 0))
+        gaps += int(np.count_nonzero(piece == of_missing)) if of_missing is not None else 0
         rows += len(piece)
-    return {"min": least, "mean": total / rows, "max": most, "zeros": zeros / rows}
+    at_most = None if of_missing is None else gaps / rows
+    return {"min": least, "mean": total / rows, "max": most, "zeros": zeros / rows, "missing_at_most": at_most}
+
+
+def _weight(folder: Path, info: DatasetInfo) -> dict[str, Any] | None:
+    if not info.weight:
+        return None
+    figures = _dense(_values(folder, info, info.weight), None)
+    return {"column": info.weight} | {key: figures[key] for key in ("min", "mean", "max")}
 
 
 def _category(folder: Path, info: DatasetInfo, category: Category) -> dict[str, Any]:
-    counts = np.zeros(category.rows, np.int64)
-    for piece in _values(folder, info, category.name):
-        ids, found = np.unique(piece, return_counts=True)
-        if len(ids) and not 0 <= ids[0] <= ids[-1] < category.rows:
-            raise UserError(
-                f"{folder}: column {category.name}: an id lies outside its table of {category.rows} rows; prepare the "
-                "dataset again"
-            )
-        counts[ids] += found
-    rows = int(counts.sum())
-    largest = np.sort(np.partition(counts, max(0, len(counts) - TOPS[-1]))[-TOPS[-1] :])[::-1]
-    missing = _missing_id(folder, category.name)
+    def pieces() -> Iterator[npt.NDArray[Any]]:
+        for piece in filter(len, _values(folder, info, category.name)):
+            if piece.min() < 0 or piece.max() >= category.rows:
+                raise UserError(
+                    f"{folder}: column {category.name}: an id lies outside its table of {category.rows} rows; prepare "
+                    "the dataset again"
+                )
+            yield piece
+
+    gap = missing.category_value(folder, info, category)
+    counts = count_ids(pieces, category.rows, TOPS[-1], {0} if gap is None or gap.id is None else {0, gap.id})
+    rows = max(1, counts.total)
+    most = None if gap is None else 0.0 if gap.id is None else counts.of[gap.id] / rows
     figures: dict[str, Any] = {
         "ids": category.rows,
-        "seen": int(np.count_nonzero(counts)),
-        "rare": counts[0] / max(1, rows) if _vocabulary(folder, category.name).exists() else None,
-        "missing": None if missing is None else counts[missing] / max(1, rows),
-        "top": {str(top): int(largest[:top].sum()) / max(1, rows) for top in TOPS},
+        "seen": counts.seen,
+        "rare": counts.of[0] / rows if missing.vocabulary(folder, category.name).exists() else None,
+        "missing": most if gap and gap.is_alone else None,
+        "missing_at_most": most,
+        "top": {str(top): sum(counts.top[:top]) / rows for top in TOPS},
     }
     return figures | ({"ids_a_row": _sizes(folder, info, category.name)} if category.multi_hot else {})
 
@@ -107,16 +131,3 @@ def _sizes(folder: Path, info: DatasetInfo, column: str) -> dict[str, float]:
             least, most = min(least, int(lengths.min())), max(most, int(lengths.max()))
             total, rows = total + int(lengths.sum()), rows + len(lengths)
     return {"min": least, "mean": total / max(1, rows), "max": most}
-
-
-def _vocabulary(folder: Path, column: str) -> Path:
-    return folder / "vocabulary" / f"{column}.parquet"
-
-
-def _missing_id(folder: Path, column: str) -> int | None:
-    """The id that stands for a missing value and for nothing else, where there is one."""
-    if not _vocabulary(folder, column).exists():  # slot text writes 0 for it, which may be an id too
-        return None
-    values = pq.read_table(_vocabulary(folder, column), columns=["value"])["value"]
-    position = np.flatnonzero(values.is_null().to_numpy())
-    return int(position[0]) + 1 if len(position) else None

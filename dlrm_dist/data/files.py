@@ -15,6 +15,9 @@ from pyarrow import fs
 from dlrm_dist.data.work_folder import place
 from dlrm_dist.errors import UserError
 
+_RETRY_SECONDS = 15
+"""Google's storage is asked again for so long, not for 15 minutes, which is its own limit; others take seconds."""
+
 
 @dataclass(frozen=True)
 class File:
@@ -87,12 +90,19 @@ def _filesystem(text: str) -> tuple[fs.FileSystem, str]:
     if "://" not in text:
         return fs.LocalFileSystem(), text
     try:
-        return fs.FileSystem.from_uri(text)
+        return fs.FileSystem.from_uri(_with_limit(text))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # not one of PyArrow's own
         system, path = fsspec.url_to_fs(text)
         if isinstance(system, LocalFileSystem):
             return fs.LocalFileSystem(), path
         return fs.PyFileSystem(fs.FSSpecHandler(system)), path
+
+
+def _with_limit(url: str) -> str:
+    """The URL; one of Google's storage with a limit to its retries, if it has none."""
+    if not url.startswith(("gs://", "gcs://")) or "retry_limit_seconds=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}retry_limit_seconds={_RETRY_SECONDS}"
 
 
 def _is_glob(text: str) -> bool:

@@ -70,18 +70,19 @@ class Law:
         """Categories with an effect per id."""
         return self.carriers[6:]
 
-    def shares(self, category: int) -> npt.NDArray[np.float64]:
-        """The probability of each id of a category, float64 [ids]."""
+    def shares(self, category: int, most: int | None = None) -> npt.NDArray[np.float64]:
+        """The probability of each id of a category, or of its `most` first ones, float64 [ids]."""
         n = self.cardinalities[category]
+        ids = n if most is None else min(n, most)
         if self.exponent == 1:
-            return np.log1p(1 / np.arange(1, n + 1)) / np.log(n + 1)
-        edges = np.arange(1, n + 2) ** (1 - self.exponent)
-        return np.diff(edges) / (edges[-1] - 1)
+            return np.log1p(1 / np.arange(1, ids + 1)) / np.log(n + 1)
+        edges = np.append(np.arange(1, ids + 2), n + 1) ** (1 - self.exponent)
+        return np.diff(edges[:-1]) / (edges[-1] - 1)
 
     def draw(self, rng: np.random.Generator, rows: int) -> IntArray:
         """Ids int32 (26 x rows), -1 for missing: with u uniform in [0, 1), the floor of F^-1(u) for F on [1, n + 1)."""
         uniform = rng.random((len(CATEGORIES), rows), np.float32 if self.is_planted else np.float64)
-        sizes = np.array(self.cardinalities, np.int32)[:, None]
+        sizes = np.array(self.cardinalities, np.int64)[:, None]
         if self.exponent == 1:
             uniform *= np.log(sizes + 1).astype(uniform.dtype)
             np.exp(uniform, out=uniform)
@@ -90,7 +91,8 @@ class Law:
             np.log1p(uniform, out=uniform)
             uniform /= 1 - self.exponent
             np.exp(uniform, out=uniform)
-        ids = np.minimum(uniform.astype(np.int32), sizes) - 1
+        np.minimum(uniform, sizes.astype(uniform.dtype), out=uniform)  # it may be rounded to n + 1, 2^31 at most
+        ids = uniform.astype(np.int32) - 1
         gaps = np.where(sizes >= 10_000, 0.9, 0.02).astype(np.float32) if self.is_planted else np.float32(0.02)
         np.copyto(ids, -1, where=rng.random(ids.shape, np.float32) < gaps)
         return ids

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from dlrm_dist.data.files import File
 from dlrm_dist.data.schema import LABEL
-from dlrm_dist.data.sources import Column, Columns, Ids, OnBadRow, Parsed, Where, changed, judged
+from dlrm_dist.data.sources import Column, Columns, Ids, OnBadRow, Parsed, Where, changed, float32, judged
 from dlrm_dist.data.vocabulary import id_type
 from dlrm_dist.errors import UserError
 
@@ -32,7 +32,7 @@ class _Array(NamedTuple):
     start: int
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows `start` to `stop`, [stop - start, columns]."""
+        """Rows `start` to `stop`, [stop - start, columns], in this machine's byte order."""
         row = self.columns * self.type.itemsize
         try:
             with self.file.open() as stream:
@@ -42,7 +42,7 @@ class _Array(NamedTuple):
             raise UserError(f"{self.file.name}: cannot be read: {error}; allowed: a complete .npy file") from None
         if len(found) != (stop - start) * self.columns:
             raise changed(self.file.name)
-        return found.reshape(stop - start, self.columns)
+        return found.reshape(stop - start, self.columns).astype(self.type.newbyteorder("="), copy=False)
 
 
 def _open(file: File) -> _Array:
@@ -79,12 +79,19 @@ class NpySource:
         self.name, self.rows = sparse.file.name, sparse.rows
         self._dense, self._sparse, self._labels, self._on_bad_row = dense, sparse, labels, on_bad_row
         self.columns: Columns
+        self.raw_type: type[np.unsignedinteger[Any]]
+        """Of raw values: the same in all triples."""
 
     def largest(self) -> npt.NDArray[np.int64]:
         """The largest value of each sparse column, int64 [columns]."""
         cuts = [*range(0, self.rows, _READ_ROWS), self.rows]
         pieces = itertools.pairwise(cuts)
         return np.max([self._sparse.read(*piece).max(axis=0) for piece in pieces], axis=0)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the sparse values need 64 bits."""
+        return self._sparse.type.itemsize > np.dtype(np.uint32).itemsize
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -99,7 +106,8 @@ class NpySource:
 
     def _piece(self, start: int, stop: int) -> Parsed:
         labels = self._labels.read(start, stop)[:, 0]
-        dense, sparse = self._dense.read(start, stop).astype(np.float32), self._sparse.read(start, stop)
+        numbers, sparse = self._dense.read(start, stop), self._sparse.read(start, stop)
+        dense = float32(numbers)
         finite = np.isfinite(dense)
         bad = {LABEL: (labels != 0) & (labels != 1)}
         bad |= {name: ~finite[:, i] for i, name in enumerate(self.columns.dense)}
@@ -107,20 +115,21 @@ class NpySource:
         bad |= {each.name: sparse[:, i] < 0 for i, each in enumerate(self.columns.categories) if kept[i]}
         clean = np.where(finite, dense, 0)
         columns = [pa.array((labels == 1).astype(np.uint8)), *(pa.array(clean[:, i]) for i in range(dense.shape[1]))]
-        unsigned = sparse.dtype.str.replace("i", "u")
         for i, column in enumerate(self.columns.categories):
             values = np.ascontiguousarray(sparse[:, i])
-            ids = (
-                pa.array(values).cast(id_type(column.rows), safe=False) if kept[i] else pa.array(values.view(unsigned))
-            )
+            ids = pa.array(values).cast(id_type(column.rows), safe=False) if kept[i] else pa.array(self._raw(values))
             columns.append(ids)
         names = [LABEL, *self.columns.dense, *(column.name for column in self.columns.categories)]
-        values_of = {LABEL: labels} | dict(zip(names[1:], [*dense.T, *sparse.T], strict=True))
-        allowed = {LABEL: "0 or 1"} | dict.fromkeys(self.columns.dense, "finite numbers")
+        values_of = {LABEL: labels} | dict(zip(names[1:], [*numbers.T, *sparse.T], strict=True))
+        allowed = {LABEL: "0 or 1"} | dict.fromkeys(self.columns.dense, "finite numbers, as float32")
         allowed |= dict.fromkeys((column.name for column in self.columns.categories), "ids from 0 on")
         mendable = frozenset(self.columns.dense)
         where = Where(self.name, start, lambda name, row: str(values_of[name][row]), allowed, mendable)
         return judged(pa.Table.from_arrays(columns, names=names), bad, self._on_bad_row, where)
+
+    def _raw(self, values: npt.NDArray[Any]) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Values by their bits: negative ones are hexadecimal numbers with a leading 1."""
+        return values.view(values.dtype.str.replace("i", "u")).astype(self.raw_type, copy=False)
 
 
 def triples(files: Sequence[File], on_bad_row: OnBadRow) -> list[NpySource]:
@@ -165,6 +174,7 @@ def columns_of(sources: Sequence[NpySource], ids: Ids, hash_rows: int, min_count
         rows = [max(1, int(top) + 1) for top in np.max([source.largest() for source in sources], axis=0)]
     categories = (Column(name, ids, size, min_count, 1 << 64) for name, size in zip(names, rows, strict=True))
     columns = Columns(tuple(f"I{i}" for i in range(1, dense + 1)), tuple(categories))
+    raw_type = np.uint64 if any(source.is_wide for source in sources) else np.uint32
     for source in sources:
-        source.columns = columns
+        source.columns, source.raw_type = columns, raw_type
     return columns

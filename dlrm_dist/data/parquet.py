@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dlrm_dist.data.files import File
 from dlrm_dist.data.schema import LABEL
-from dlrm_dist.data.sources import Column, Columns, Ids, OnBadRow, Parsed, Where, changed, judged
+from dlrm_dist.data.sources import Column, Columns, Ids, OnBadRow, Parsed, Where, changed, float32, judged
 from dlrm_dist.data.vocabulary import encoded, id_type
 from dlrm_dist.errors import UserError, first_problem
 
@@ -95,6 +95,7 @@ class ParquetSource:
         self.name, self._file, self._schema, self._dense, self._on_bad_row = file.name, file, schema, dense, on_bad_row
         with self._open() as parquet:
             groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups)]
+            self._names = parquet.schema_arrow.names
             self._types = {field.name: field.type for field in parquet.schema_arrow}
         self._starts = [0, *itertools.accumulate(groups)]
         self.rows = self._starts[-1]
@@ -131,6 +132,8 @@ class ParquetSource:
             if found is None or not is_right(found):
                 what = "is missing" if found is None else f"has {found}"
                 raise UserError(f"{self.name}: column {name} {what}; allowed: {allowed}; mend the file or its schema")
+            if self._names.count(name) > 1:
+                raise UserError(f"{self.name}: has {self._names.count(name)} columns {name}; allowed: one; rename one")
 
     def read(self, bounds: Sequence[int]) -> Iterator[Parsed]:
         """See `sources.Source`."""
@@ -163,17 +166,18 @@ class ParquetSource:
         columns[LABEL] = pa.array((label == 1).astype(np.uint8))
         for name in schema.dense:
             values = _floats(batch[name], 0.0)
-            bad[name] = ~np.isfinite(values)
-            columns[name] = pa.array(_scaled(np.where(bad[name], 0, values), self._dense))
+            scaled = _scaled(values, self._dense)
+            bad[name] = ~(np.isfinite(values) & np.isfinite(scaled))
+            columns[name] = pa.array(np.where(bad[name], _scaled(np.zeros(1), self._dense), scaled))
         for column in self.columns.categories:
             columns[column.name], bad[column.name] = _category(batch[self.raw_name(column.name)], column)
         if schema.weight:
-            weight = _floats(batch[schema.weight], math.nan)
+            weight = float32(_floats(batch[schema.weight], math.nan))
             bad[schema.weight] = ~(np.isfinite(weight) & (weight >= 0))
-            columns[schema.weight] = pa.array(weight.astype(np.float32))
-        allowed = {LABEL: "0 or 1"} | dict.fromkeys(schema.dense, "finite numbers, or nothing")
+            columns[schema.weight] = pa.array(weight)
+        allowed = {LABEL: "0 or 1"} | dict.fromkeys(schema.dense, "finite numbers, as float32, or nothing")
         allowed |= {each.name: f"ids 0 to {each.rows - 1}" for each in self.columns.categories}
-        allowed |= {schema.weight: "finite numbers from 0 on"} if schema.weight else {}
+        allowed |= {schema.weight: "finite numbers from 0 on, as float32"} if schema.weight else {}
         raw_names = {LABEL: schema.label} | {name: self.raw_name(name) for name in schema.categories}
 
         def value(name: str, at: int) -> str:
@@ -230,10 +234,10 @@ def _floats(column: pa.Array, missing: float) -> npt.NDArray[np.float64]:
 def _scaled(values: npt.NDArray[np.float64], dense: ForeignDense) -> npt.NDArray[np.float32]:
     """Numbers [n] after the transform; see `kaggle`."""
     if dense == "log1p":
-        return np.log1p(np.maximum(values, 0)).astype(np.float32)
+        return float32(np.log1p(np.maximum(values, 0)))
     if dense == "log3":
-        return np.log(np.maximum(values, -2) + 3).astype(np.float32)
-    return values.astype(np.float32)
+        return float32(np.log(np.maximum(values, -2) + 3))
+    return float32(values)
 
 
 def _category(column: pa.Array, how: Column) -> tuple[pa.Array, npt.NDArray[np.bool_]]:

@@ -3,7 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -109,6 +109,12 @@ class Log:
     def seekable(self) -> bool:
         """Whether any range can be read at once."""
         return all(source.seekable for source in self._sources)
+
+
+def float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Numbers as float32: one that is too large becomes infinite, and so a bad value like those that were."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float32)
 
 
 def changed(name: str) -> UserError:

@@ -15,8 +15,10 @@ ALLOWED = "none, kaggle, day, bars_x1, bars_x4, or three fractions"
 _DRAW_LINES = 1 << 20
 
 
-def split_lines(counted: dict[str, list[int]], split: str, seed: int) -> dict[str, int]:
+def split_lines(counted: dict[str, list[int]], split: str, seed: int, way_out: str = "more sources") -> dict[str, int]:
     """Lines of each split that the dataset will have, in file order; `counted` has those of each file given for each.
+
+    `way_out` is what to give where a split would be empty.
 
     Raises:
         UserError: `split` is unknown, or a split would be empty.
@@ -40,7 +42,7 @@ def split_lines(counted: dict[str, list[int]], split: str, seed: int) -> dict[st
         if not sizes.get(name):
             raise UserError(
                 f"split {name}: has no rows, of {sum(rows.values())} in all in {len(counted['train'])} files; allowed: "
-                f"one or more in each split that {split!r} makes; give more sources, or another split: {ALLOWED}"
+                f"one or more in each split that {split!r} makes; give {way_out}, or another split: {ALLOWED}"
             )
     return sizes
 

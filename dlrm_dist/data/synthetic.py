@@ -84,9 +84,9 @@ class PlantedModel:
 
     def _standardised(self, rng: np.random.Generator, category: int, rank: int) -> FloatArray:
         """Random vectors (ids + 1, rank) of mean 0 and variance 1 under the ids' law; the last, for id -1, is 0."""
-        law = self.law.shares(category)
-        if len(law) > _MOST_EFFECTS:
-            law = law[:_MOST_EFFECTS] / law[:_MOST_EFFECTS].sum()
+        law = self.law.shares(category, _MOST_EFFECTS)
+        if self.law.cardinalities[category] > _MOST_EFFECTS:
+            law = law / law.sum()
         vectors = rng.standard_normal((len(law), rank))
         if len(law) > 1:
             vectors -= law @ vectors

@@ -4,7 +4,6 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +31,7 @@ def write_dataset(
     law: Law | None = None,
     layout: Layout = _LAYOUT,
 ) -> DatasetInfo:
-    """Write `rows` clicks as the dataset `out`: all of it, or nothing on an error.
+    """Write `rows` clicks as the dataset `out`: all of it, or nothing on an error or an interrupt.
 
     Integers are log(x + 1); id k + 1 is the k-th most frequent value, 0 a missing one. Equal arguments give equal
     bytes, whatever the number of threads.
@@ -52,7 +51,7 @@ def write_dataset(
     check_seeds(out, rows, seed, effects_seed)
     if out.exists() or out.is_symlink():
         raise UserError(f"{out}: exists already; allowed: a new folder; name another one or remove it")
-    splits = split_lines({"train": [rows], "valid": [], "test": []}, split, seed)
+    splits = split_lines({"train": [rows], "valid": [], "test": []}, split, seed, way_out="more --rows")
     model = PlantedModel(effects_seed, law)
     categories = tuple(
         Category(name=name, rows=size + 1) for name, size in zip(CATEGORIES, model.law.cardinalities, strict=True)
@@ -66,7 +65,7 @@ def write_dataset(
     schema = columns_schema(INTEGERS, categories, transform)
     written, best = {}, {}
     with (
-        work_folder(out, {"once": str(uuid4())}) as work,
+        work_folder(out, None) as work,
         ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool,
         tqdm(total=rows, desc="synth", unit=" rows", unit_scale=True, disable=None) as bar,
     ):

@@ -15,15 +15,15 @@ _REQUEST = "request.json"
 
 
 @contextlib.contextmanager
-def work_folder(out: Path, request: dict[str, Any]) -> Iterator[Path]:
+def work_folder(out: Path, request: dict[str, Any] | None) -> Iterator[Path]:
     """A folder that becomes `out` at the end of the block.
 
     What a killed process left there is found again by the same request; by another one it is removed. An interrupt
-    leaves the folder as it is, an error removes it, and folders above that were made for it.
+    leaves the folder as it is, where there is a request; an error removes it, and folders above that were made for it.
 
     Args:
         out: must not exist.
-        request: what is made, from what: for JSON.
+        request: what is made, from what: for JSON. None: there is no going on from what is there.
 
     Raises:
         UserError: another process is making `out`, or it cannot be written.
@@ -34,15 +34,14 @@ def work_folder(out: Path, request: dict[str, Any]) -> Iterator[Path]:
         work.mkdir(parents=True, exist_ok=True)
         with _locked(work, out):
             try:
-                _take_over(work, json.loads(json.dumps(request)))
+                _take_over(work, request)
                 yield work
                 (work / _REQUEST).unlink()
                 work.rename(out)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:
-                shutil.rmtree(work, ignore_errors=True)
-                _remove_empty(made)
+            except BaseException as error:
+                if request is None or not isinstance(error, KeyboardInterrupt):
+                    shutil.rmtree(work, ignore_errors=True)
+                    _remove_empty(made)
                 raise
     except OSError as error:
         _remove_empty(made)
@@ -79,11 +78,11 @@ def _locked(work: Path, out: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _take_over(work: Path, request: dict[str, Any]) -> None:
+def _take_over(work: Path, request: dict[str, Any] | None) -> None:
     """Empty the folder unless it was made for the same request."""
     path = work / _REQUEST
     with contextlib.suppress(OSError, ValueError):
-        if json.loads(path.read_text()) == request:
+        if request is not None and json.loads(path.read_text()) == json.loads(json.dumps(request)):
             return
     for each in work.iterdir():
         shutil.rmtree(each) if each.is_dir() else each.unlink()

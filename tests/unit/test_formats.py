@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlrm_dist.data import files
 from dlrm_dist.data import prepare as module
 from dlrm_dist.data import text as text_module
 from dlrm_dist.data.contents import contents
@@ -253,6 +254,71 @@ def test_a_bad_schema_file_is_named(tmp_path, text, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("dense", ["none", "log1p", "log3"])
+def test_what_overflows_float32_in_parquet_is_a_bad_value(tmp_path, dense):
+    (tmp_path / "schema.toml").write_text(SCHEMA)
+    prices, weights = [0.5, -1e300, 1e300, 3.4e38], [1.0, 1.0, 1.0, 1e39]
+    table = foreign(4).set_column(3, "price", pa.array(prices)).set_column(4, "w", pa.array(weights))
+    pq.write_table(table, tmp_path / "a.parquet")
+    how = options("parquet", schema=tmp_path / "schema.toml", ids="hash", dense=dense)
+    message = "row 2: column price: -1e\\+300" if dense == "none" else r"row 4: column w: 1e\+39 is not possible"
+    with pytest.raises(UserError, match=message):
+        prepare([tmp_path / "a.parquet"], tmp_path / "out", how)
+    info = prepare([tmp_path / "a.parquet"], tmp_path / "out", dataclasses.replace(how, on_bad_row="null"))
+    assert info.bad_rows == {"w": 1} | ({"price": 2} if dense == "none" else {})
+    function = {
+        "none": lambda x: x,
+        "log1p": lambda x: math.log1p(max(x, 0)),
+        "log3": lambda x: math.log(max(x, -2) + 3),
+    }
+    expected = [function[dense](0 if dense == "none" and abs(price) > 1e39 else price) for price in prices[:3]]
+    assert read(tmp_path / "out")["price"].to_pylist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_overflows_float32_in_npy_triples_is_a_bad_value(tmp_path):
+    arrays = write_triple(tmp_path / "npy", "x", 4)
+    dense = arrays["dense"].astype(np.float64)
+    dense[2, 1] = 1e300
+    np.save(tmp_path / "npy" / "x_dense.npy", dense)
+    with pytest.raises(UserError, match=r"row 3: column I2: 1e\+300 is not possible; allowed: finite"):
+        prepare([tmp_path / "npy"], tmp_path / "out", options("npy", ids="keep"))
+    info = prepare([tmp_path / "npy"], tmp_path / "out", options("npy", ids="keep", on_bad_row="skip"))
+    assert info.bad_rows == {"I2": 1} and info.splits["train"].rows == 3
+
+
+@pytest.mark.parametrize("ids", ["keep", "hash", "vocabulary"])
+def test_npy_triples_of_another_byte_order_are_the_same(tmp_path, ids):
+    for name, order in (("a", "<"), ("b", ">")):
+        arrays = write_triple(tmp_path / name, "x", 20)
+        for kind, values in arrays.items():
+            np.save(tmp_path / name / f"x_{kind}.npy", values.astype(values.dtype.newbyteorder(order)))
+        prepare([tmp_path / name], tmp_path / f"out_{name}", options("npy", ids=ids, hash_rows=7))
+    assert read(tmp_path / "out_a").to_pydict() == read(tmp_path / "out_b").to_pydict()
+
+
+def test_npy_triples_of_both_widths_share_a_vocabulary(tmp_path):
+    sparse = np.array([[0xDEADBEEF], [7]] * 2, np.uint32).view(np.int32)
+    for name, values in (("a", sparse), ("b", sparse.view(np.uint32).astype(np.int64))):
+        write_triple(tmp_path / "npy", name, 4)
+        np.save(tmp_path / "npy" / f"{name}_sparse.npy", values)
+    info = prepare([tmp_path / "npy"], tmp_path / "out", options("npy"))
+    assert info.categories[0].rows == 3
+    assert read(tmp_path / "out")["C1"].to_pylist() == [2, 1] * 4
+    assert pq.read_table(tmp_path / "out/vocabulary/C1.parquet").to_pydict() == {
+        "value": [7, 0xDEADBEEF],
+        "count": [4, 4],
+    }
+
+
+@pytest.mark.parametrize("name", ["price", "shop_id", "clicked"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path, name):
+    (tmp_path / "schema.toml").write_text(SCHEMA)
+    table = foreign(4)
+    pq.write_table(table.append_column(name, table[name]).append_column("unused", table[name]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=f"a.parquet: has 2 columns {name}; allowed: one; rename one"):
+        prepare([tmp_path / "a.parquet"], tmp_path / "out", options("parquet", schema=tmp_path / "schema.toml"))
+
+
 def test_globs_name_files_by_number(tmp_path):
     for day in (0, 2, 10):
         folder = tmp_path / f"d{day}"
@@ -428,6 +494,13 @@ def test_files_of_fsspecs_filesystems(tmp_path):
     assert [name.split("/")[-1] for name in info.transform["sources"]["train"]] == ["day_0.gz", "day_1"]
     with pytest.raises(UserError, match="nothing://x: cannot be read: "):
         find("nothing://x")
+
+
+@pytest.mark.parametrize("scheme", ["gs", "gcs"])
+@pytest.mark.parametrize(("options", "seconds"), [("", 15), ("?scheme=http", 15), ("?retry_limit_seconds=2", 2)])
+def test_retries_of_googles_storage_end(scheme, options, seconds):
+    system, path = files._filesystem(f"{scheme}://anonymous@bucket/x{options}")
+    assert path == "bucket/x" and system.__reduce__()[1][0]["retry_time_limit"].total_seconds() == seconds
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Batches as ranks see them; every row of these datasets carries its number."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import read_info
 from dlrm_dist.errors import RankError, UserError
@@ -241,6 +243,31 @@ def test_a_damaged_part_is_one_line_that_names_it(tmp_path, damage):
         list(reading.batches(reading.order(10, 0)))
     text = str(caught.value)
     assert "\n" not in text and text.startswith(f"{path}: ") and "; prepare " in text
+
+
+@pytest.mark.parametrize("pin", [False, True])
+def test_batches_are_pinned_where_that_is_asked_for(dataset, monkeypatch, pin):
+    pinned = []
+
+    def pin_memory(batch):
+        pinned.append(dataclasses.replace(batch))
+        return pinned[-1]
+
+    monkeypatch.setattr(ClickBatch, "pin_memory", pin_memory)
+    each = SplitReader(dataset, read_info(dataset), "train", 0, 1, pin)
+    found = list(each.batches(each.order(10, seed=0)))
+    assert len(pinned) == (len(found) if pin else 0)
+    assert all(batch is other for batch, other in zip(found, pinned, strict=pin))
+
+
+def test_a_batch_is_pinned_as_a_whole():
+    class Part:
+        def pin_memory(self):
+            return self, "pinned"
+
+    parts = [Part() for _ in dataclasses.fields(ClickBatch)]
+    found = ClickBatch(*parts).pin_memory()
+    assert [getattr(found, field.name) for field in dataclasses.fields(found)] == [(part, "pinned") for part in parts]
 
 
 def test_a_batch_moves_as_a_whole(dataset):

@@ -826,7 +826,7 @@ def test_the_verb_says_what_it_did(tmp_path, monkeypatch, capsys):
     (tmp_path / "odd").write_text("\t".join(NAMES) + "\n" + log.read_text())
     assert main([*words[:1], str(tmp_path / "odd"), str(tmp_path / "out2"), *words[3:], "--on-bad-row", "skip"]) == 0
     assert "out2: 1 bad rows: header line 1\n" in capsys.readouterr().out
-    for size in ("much", "2XB", ""):
+    for size in ("much", "2XB", "", "9" * 400):
         assert main([*words[:-1], size]) == 2
         assert f"argument --memory: {size!r} is no size; write for example 2GB" in capsys.readouterr().err
     assert main([*words[:-1], "5MB"]) == 2

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import re
 
 import numpy as np
@@ -262,6 +263,29 @@ def test_ids_follow_the_power_law_asked(exponent):
     np.testing.assert_allclose(law.shares(0), mass / mass.sum())
 
 
+@pytest.mark.parametrize("exponent", [0.0, 0.7, 1.0])
+def test_the_largest_cardinality_is_drawn_from_as_a_whole(exponent):
+    law = Law((2**31 - 1,) * 26, exponent)
+    ids = law.draw(np.random.default_rng(0), 20_000)
+    seen = ids[ids >= 0].astype(float)
+    assert ids.min() == -1 and 1.9e9 < ids.max() < 2**31 - 1 and np.mean(ids < 0) == pytest.approx(0.02, abs=0.002)
+    middle = (
+        np.exp(np.log(2.0**31) / 2)
+        if exponent == 1
+        else (1 + (2.0 ** (31 * (1 - exponent)) - 1) / 2) ** (1 / (1 - exponent))
+    )
+    assert np.mean(seen < middle - 1) == pytest.approx(0.5, abs=0.005)
+    assert len(law.shares(0, 100)) == 100  # the others would take 16 GB
+    assert np.isfinite(synthetic.PlantedModel(0, law).bias)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.7, 1.0, 1.4])
+def test_the_first_shares_are_those_of_all(exponent):
+    law = Law((1000, *[40] * 25), exponent)
+    np.testing.assert_allclose(law.shares(0, 10), law.shares(0)[:10], rtol=1e-12)
+    assert np.array_equal(law.shares(1, 50), law.shares(1))
+
+
 def test_large_ids_are_reached_and_the_signal_lies_where_it_can_be_learnt():
     law = Law(NAMED_CARDINALITIES["mlperf"], 0.0)
     ids = law.draw(np.random.default_rng(0), 20_000)
@@ -307,6 +331,25 @@ def test_a_dataset_at_once(tmp_path):
         write_dataset(tmp_path / "a", 100)
 
 
+def test_an_interrupted_dataset_leaves_nothing(tmp_path, monkeypatch, capsys):
+    law, layout, parts = Law((30,) * 26), Layout(2, 50), []
+    draw = synthetic.PlantedModel.draw
+
+    def interrupted(self, rng, rows):
+        parts.append(rows)
+        if len(parts) == 3:
+            raise KeyboardInterrupt
+        return draw(self, rng, rows)
+
+    monkeypatch.setattr(synthetic.PlantedModel, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(tmp_path / "a", 1000, law=law, layout=layout)
+    assert parts[2:] and not list(tmp_path.iterdir())
+    parts.clear()
+    assert main(["synth", str(tmp_path / "a"), "--format", "parquet", "--rows", "1000"]) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was left behind\n" and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -314,12 +357,29 @@ def test_a_dataset_at_once(tmp_path):
         (["--cardinalities", "1,2,3"], "cardinalities: 3 numbers; allowed: "),
         (["--exponent", "-1"], "exponent: -1.0 is impossible; allowed: 0"),
         (["--format", "parquet", "--split", "half"], "split: 'half'; allowed: "),
+        (["--split", "none"], "split: 'none': rows in format tsv are one file, which prepare splits; allowed: with "),
     ],
 )
 def test_bad_words_to_synth_are_one_line(tmp_path, capsys, words, message):
     assert main(["synth", str(tmp_path / "out"), "--rows", "100", *words]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {message}") and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_few_rows_for_a_split_ask_for_more_rows(tmp_path, capsys):
+    assert main(["synth", str(tmp_path / "a"), "--format", "parquet", "--rows", "5"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: split valid: has no rows, of 5 in all") and "; give more --rows, or" in said
+
+
+@pytest.mark.parametrize("form", ["tsv", "parquet"])
+def test_a_name_that_is_not_utf8_is_one_line(tmp_path, capsys, form):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/o\xff")
+    for words in (["synth", name, "--format", form, "--rows", "100"], ["prepare", name, name, "--format", "kaggle"]):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert said.endswith("/o\\udcff': is not UTF-8; allowed: names in UTF-8; rename it\n") and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
