@@ -11,6 +11,9 @@ in new processes:
   process with as many threads as all ranks have. For row-wise Adagrad, which PyTorch lacks, it has Adagrad.
 - `torchrec_dlrm`, with `--peer-dir`: the trainer of a clone of github.com/facebookresearch/dlrm, with its ten random
   batches in memory, in fp32. For row-wise Adagrad, which it lacks, it has Adagrad.
+
+Samples per CPU-second, of rank 0's share by the time of all its threads, are what to look at on a busy machine; with
+one thread only, for threads that wait for each other count too.
 """
 
 import argparse
@@ -109,6 +112,7 @@ def row(name: str, figures: list[Figures], first: str, its_figures: list[Figures
         "least": spread["min"],
         "most": spread["max"],
         f"{first}'s rate over it": statistics.median(ratios),
+        "samples per CPU-s of a rank": statistics.median(each["samples_per_cpu_s"] for each in figures),
         "peak MiB of rank 0": statistics.median(each["peak_MiB"] for each in figures),
     }
 

@@ -29,6 +29,8 @@ from dlrm_dist.models.build import build_model
 from dlrm_dist.models.dlrm import DLRM
 
 _READ = SplitReader.batches
+_AHEAD = 2
+"""Batches that the pipeline holds before its first step."""
 _PLAIN_OPTIMIZERS = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad, "rowwise_adagrad": torch.optim.Adagrad}
 """PyTorch has no row-wise Adagrad."""
 
@@ -47,10 +49,13 @@ def projects(config: Config, in_memory: bool) -> dict[str, float]:
         stream = _READ(self, order, first_step)
         if self.split != "train":
             return stream
-        return iter([*islice(stream, config.train.max_steps)])  # while the trainer waits for its first batch
+        if in_memory:  # made while the trainer waits for its first batch
+            stream = iter([*islice(stream, config.train.max_steps)])
+        return noting(stream, cpu)
 
+    cpu: list[float] = []
     # What is kept of a run has a benchmark of its own.
-    with patch.object(Checkpoints, "save"), patch.object(SplitReader, "batches", batches if in_memory else _READ):
+    with patch.object(Checkpoints, "save"), patch.object(SplitReader, "batches", batches):
         train.main(config)
     if runtime.global_rank():
         return {}
@@ -63,7 +68,20 @@ def projects(config: Config, in_memory: bool) -> dict[str, float]:
         seconds += report["step_ms"] * steps / 1e3
         waited += report["split_ms"]["input"] * steps / 1e3
     rows = before["samples"] - first["samples"]
-    return {"samples_per_s": rows / seconds, "input_share": waited / seconds}
+    steady = cpu[config.train.log_every + _AHEAD :]
+    share = (len(steady) - 1) * config.train.batch_size / runtime.world_size()
+    return {
+        "samples_per_s": rows / seconds,
+        "samples_per_cpu_s": share / (steady[-1] - steady[0]),
+        "input_share": waited / seconds,
+    }
+
+
+def noting(batches: Iterator[ClickBatch], cpu: list[float]) -> Iterator[ClickBatch]:
+    """The batches; CPU-seconds of all of the process's threads so far are noted as each is handed over."""
+    for batch in batches:
+        cpu.append(time.process_time())
+        yield batch
 
 
 class PlainDLRM(nn.Module):
@@ -106,11 +124,11 @@ def plain(config: Config) -> dict[str, float]:
     optimizer = _PLAIN_OPTIMIZERS[config.optimizer.sparse](model.parameters(), lr=config.train.learning_rate)
     is_bf16 = getattr(config.train, "precision", "fp32") == "bf16"
     total = torch.zeros((), dtype=torch.float64, device=device)
-    started = 0.0
+    started = cpu = 0.0
     for step, (dense, bags, labels) in enumerate(batches):
         if step == config.train.log_every:
             total.item()  # waits for the device
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
         optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
             logits = model(dense, bags)
@@ -120,7 +138,10 @@ def plain(config: Config) -> dict[str, float]:
         total += loss.detach()
     total.item()
     rows = (len(batches) - config.train.log_every) * config.train.batch_size
-    return {"samples_per_s": rows / (time.perf_counter() - started)}
+    return {
+        "samples_per_s": rows / (time.perf_counter() - started),
+        "samples_per_cpu_s": rows / (time.process_time() - cpu),
+    }
 
 
 def _plain_batch(batch: ClickBatch) -> tuple[Tensor, list[tuple[Tensor, Tensor]], Tensor]:

@@ -32,9 +32,11 @@ def test_step(workload, ways, tmp_path):
             "least",
             "most",
             f"{ways[0]}'s rate over it",
+            "samples per CPU-s of a rank",
             "peak MiB of rank 0",
         }
         assert row["least"] > 0
+        assert row["samples per CPU-s of a rank"] > 0
     assert found["rows"][0][f"{ways[0]}'s rate over it"] == 1
     assert {"workload", "ranks", "threads", "precision", "repeats"} <= set(found)
     assert 0 < found["runs"]["Parquet"][0]["input_share"] < 1
