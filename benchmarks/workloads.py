@@ -118,7 +118,7 @@ def chosen(options: argparse.Namespace) -> Workload:
     """The workload of the options."""
     found = WORKLOADS[options.workload]
     if options.quick:
-        found = replace(found, batch=128, group_rows=4)
+        found = replace(found, batch=128, group_rows=2)
         options.rows_cap, options.repeats = 100, 1
     if options.batch_size:
         found = replace(found, batch=options.batch_size)

@@ -46,7 +46,7 @@ PEER = """
 import os, time
 class TrainPipelineSparseDist:
     def progress(self, batches):
-        time.sleep(0.01 if next(batches) >= 3 else 0.3)
+        time.sleep(0.01 if next(batches) >= 1 else 0.3)
 def main(words):
     assert os.environ["LOCAL_RANK"] == "0"
     steps = int(words[words.index("--limit_train_batches") + 1])
@@ -62,7 +62,7 @@ def test_step_of_the_peer_leaves_out_its_warm_up(tmp_path):
     main.write_text(PEER)
     words = ("--quick", "--way", "torchrec_dlrm", "--peer-dir", tmp_path)
     found = figures(ROOT / "benchmarks/step.py", *words, folder=tmp_path)
-    assert 128 / 0.3 < found["rows"][0]["median samples/s"] <= 128 / 0.01  # 12 steps of 128 samples after 3
+    assert 128 / 0.3 < found["rows"][0]["median samples/s"] <= 128 / 0.01  # 6 steps of 128 samples after the slow one
 
 
 def test_step_needs_a_clone_for_the_peer(tmp_path):
@@ -89,7 +89,7 @@ def test_infer(ranks, tmp_path):
     found = figures(ROOT / "benchmarks/infer.py", *words, folder=tmp_path)
     assert [row["batch"] for row in found["rows"]] == [1, 64]
     for row in found["rows"]:
-        assert row["calls"] >= 100
+        assert row["calls"] >= 20
         assert 0 < row["p50 ms"] <= row["p99 ms"]
         assert 0 < row["least"] <= row["median scores/s"] <= row["most"]
 
