@@ -60,7 +60,7 @@ def main(config: Config) -> dict[str, Any]:
         folder = here.from_main(lambda: _folder(config, plan, here, held))
         _say(here, *lines, *plan_file.summary(plan), *arithmetic(config.train.precision, here.device))
         with out_of_memory.named(here.global_rank, plan):
-            sharded = _build(config, shape, plan, here)
+            sharded = build(config, shape, plan, here)
             torch.manual_seed(config.train.seed + here.global_rank)  # for whatever a model draws while it trains
             checkpoints = Checkpoints(
                 folder.path / "checkpoints", here, config.checkpoint, _origin(config, info, here, plan)
@@ -109,7 +109,8 @@ def _folder(config: Config, plan: PlanFile, here: Session, held: ExitStack) -> R
     return folder
 
 
-def _build(config: Config, shape: ModelShape, plan: PlanFile, here: Session) -> ShardedTask:
+def build(config: Config, shape: ModelShape, plan: PlanFile, here: Session) -> ShardedTask:
+    """The config's model, initialised and sharded by `plan`. Collective."""
     features = [(feature.name, feature.rows) for feature in shape.features]
     rate = config.train.learning_rate
     return shard(
