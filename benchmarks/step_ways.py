@@ -15,6 +15,7 @@ from unittest.mock import patch
 import torch
 from harness import peak_mib
 from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from dlrm_dist import config as configs
 from dlrm_dist import runtime, train
@@ -90,6 +91,7 @@ class PlainDLRM(nn.Module):
     def __init__(self, model: DLRM) -> None:
         super().__init__()
         self.bottom_mlp, self.interaction, self.top_mlp = model.bottom_mlp, model.interaction, model.top_mlp
+        self.names = [each.feature_names[0] for each in model.embeddings.embedding_bag_configs()]
         self.tables = nn.ModuleList(
             nn.EmbeddingBag.from_pretrained(
                 torch.empty(each.num_embeddings, each.embedding_dim).uniform_(
@@ -106,7 +108,8 @@ class PlainDLRM(nn.Module):
     def forward(self, dense: Tensor, bags: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Dense features, and ids and offsets of each table, to logits."""
         embedded = [table(ids, offsets) for table, (ids, offsets) in zip(self.tables, bags, strict=True)]
-        return self.top_mlp(self.interaction(self.bottom_mlp(dense), embedded)).squeeze(1)
+        sparse = KeyedTensor.from_tensor_list(self.names, embedded)
+        return self.top_mlp(self.interaction(self.bottom_mlp(dense), sparse)).squeeze(1)
 
 
 def plain(config: Config) -> dict[str, float]:
@@ -122,7 +125,7 @@ def plain(config: Config) -> dict[str, float]:
     ]
     model = PlainDLRM(build_model(config.model, len(info.dense), features, 0, torch.device("cpu"))).to(device)
     optimizer = _PLAIN_OPTIMIZERS[config.optimizer.sparse](model.parameters(), lr=config.train.learning_rate)
-    is_bf16 = getattr(config.train, "precision", "fp32") == "bf16"
+    is_bf16 = config.train.precision == "bf16"
     total = torch.zeros((), dtype=torch.float64, device=device)
     started = cpu = 0.0
     for step, (dense, bags, labels) in enumerate(batches):
