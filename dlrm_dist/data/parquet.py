@@ -26,7 +26,8 @@ from dlrm_dist.data.vocabulary import encoded, id_type
 from dlrm_dist.errors import UserError, first_problem
 
 ForeignDense = Literal["log1p", "log3", "none"]
-_READ_ROWS = 1 << 16
+_READ_ROWS, _READ_BYTES, _BUFFER = 1 << 16, 16 << 20, 1 << 20
+"""The most rows and (about) bytes that are decoded at a time, and the bytes of a file read at a time for a column."""
 MISSING = 1 << 64
 """What a missing value counts as before the hash: the first number that 64 bits cannot hold."""
 
@@ -96,7 +97,7 @@ class ParquetSource:
 
     def _open(self) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(self._file.open())
+            return pq.ParquetFile(self._file.open(), buffer_size=_BUFFER)
         except (OSError, ValueError) as error:  # pyarrow's own errors derive from these two
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.name}: cannot be read: {reason}; allowed: readable Parquet; mend it") from None
@@ -142,7 +143,8 @@ class ParquetSource:
 
     def _batches(self, parquet: pq.ParquetFile, group: int, names: list[str]) -> Iterator[pa.RecordBatch]:
         try:
-            yield from parquet.iter_batches(_READ_ROWS, row_groups=[group], columns=names)
+            rows = _rows_at_a_time(parquet.metadata.row_group(group), names)
+            yield from parquet.iter_batches(rows, row_groups=[group], columns=names)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.name}: cannot be read: {reason}; allowed: readable Parquet; mend it") from None
@@ -194,6 +196,13 @@ def columns_of(sources: Sequence[ParquetSource], schema: ParquetSchema, ids: Ids
     for source in sources:
         source.columns = columns
     return columns
+
+
+def _rows_at_a_time(group: pq.RowGroupMetaData, names: list[str]) -> int:
+    columns = [group.column(i) for i in range(group.num_columns)]
+    columns = [each for each in columns if each.path_in_schema.split(".")[0] in names]
+    size = sum(max(8 * each.num_values, each.total_uncompressed_size) for each in columns)
+    return max(1, min(_READ_ROWS, _READ_BYTES * group.num_rows // max(1, size)))
 
 
 def _is_number(type_: pa.DataType) -> bool:
