@@ -26,7 +26,7 @@ from dlrm_dist.data.vocabulary import encoded, id_type
 from dlrm_dist.errors import UserError, first_problem
 
 ForeignDense = Literal["log1p", "log3", "none"]
-_READ_ROWS, _READ_BYTES, _BUFFER = 1 << 16, 16 << 20, 1 << 20
+_READ_ROWS, _READ_BYTES, _BUFFER = 1 << 16, 8 << 20, 1 << 20
 """The most rows and (about) bytes that are decoded at a time, and the bytes of a file read at a time for a column."""
 MISSING = 1 << 64
 """What a missing value counts as before the hash: the first number that 64 bits cannot hold."""
@@ -144,7 +144,9 @@ class ParquetSource:
     def _batches(self, parquet: pq.ParquetFile, group: int, names: list[str]) -> Iterator[pa.RecordBatch]:
         try:
             rows = _rows_at_a_time(parquet.metadata.row_group(group), names)
-            yield from parquet.iter_batches(rows, row_groups=[group], columns=names)
+            for batch in parquet.iter_batches(rows, row_groups=[group], columns=names):
+                step = max(1, _READ_BYTES * batch.num_rows // max(1, batch.nbytes))  # where its lists are long
+                yield from (batch[start : start + step] for start in range(0, batch.num_rows, step))
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.name}: cannot be read: {reason}; allowed: readable Parquet; mend it") from None

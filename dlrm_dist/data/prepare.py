@@ -40,9 +40,11 @@ SEGMENT_ROWS, BUCKET_ROWS = 1 << 19, 1 << 20
 """Rows of a spool's segment, and (about) of a bucket of the shuffle, of which a thread holds one column at a time."""
 _BASE, _SEGMENT, _COLUMN, _PART = 400 << 20, 400 << 20, 500 << 20, 500 << 20
 """Bytes that the process takes by itself, and at least for each thread that reads, codes a column, or writes a part."""
-_CHUNKS, _TABLES, _PIECES = 5, 2, 3
-"""A thread's bytes over those of a chunk that it spools, of the tables to code a column, of a piece that it writes:
-what is copied, sorted or mapped besides."""
+_CHUNKS, _TABLES, _PIECES, _LIST_PIECES = 5, 2, 3, 4
+"""A thread's bytes over those of a chunk that it spools, of the tables to code a column, of a piece that it writes, of
+one with lists (all in one column, maybe): what is copied, sorted or mapped besides."""
+_LISTS = 1 << 32
+"""Bytes of lists that 32 bits of an array's offsets are enough for."""
 
 
 def prepare(
@@ -121,6 +123,7 @@ class _Preparation:
         self._in_vocabularies = [each for each in columns.categories if each.ids == "vocabulary"]
         self._buckets = -(-splits["train"] // BUCKET_ROWS) if options.shuffle else 1
         self._lists = any(each.multi_hot for each in columns.categories)
+        self._pieces = _LIST_PIECES if self._lists else _PIECES
 
     def run(self, transform: dict[str, Any]) -> DatasetInfo:
         """Write every split's parts, and the vocabularies."""
@@ -169,6 +172,7 @@ class _Preparation:
         with ThreadPoolExecutor(self._workers(_SEGMENT)) as pool, self._progress("read") as bar:
             for _ in pool.map(partial(self._read_group, spooled, bar), numbered):
                 pass
+        pa.default_memory_pool().release_unused()
         return spooled.load()
 
     def _read_group(self, spooled: Spool, bar: Any, group: list[tuple[int, tuple[int, int]]]) -> None:
@@ -185,12 +189,12 @@ class _Preparation:
     def _chunks(self, pieces: Iterator[Parsed], start: int, stop: int) -> Iterator[Chunk]:
         """The next rows, as many at a time as a thread may hold."""
         while start < stop:
-            found = self._gather(pieces, stop - start, self._share(_SEGMENT) // _CHUNKS)
+            found = self._gather(pieces, stop - start, min(self._share(_SEGMENT) // _CHUNKS, _LISTS))
             keys = self._keys(start, start + found.lines)
             keys = keys if found.kept is None else keys[found.kept]
             start += found.lines
             size = self._written_bytes(found.table)
-            self._check_width(size, found.table.num_rows)
+            self._check_width(spool.width_of(size, found.table.num_rows))
             yield Chunk(found.table, keys, found.faults, size)
             del found  # else the next one is made beside it
 
@@ -203,15 +207,17 @@ class _Preparation:
             size -= table[column.name].nbytes // 2 if wide else 0
         return size
 
-    def _check_width(self, size: int, rows: int) -> None:
-        """Raise a UserError if a thread cannot hold a row group of rows like these."""
-        group = self._layout.group_rows
-        needed = _PIECES * size * group // max(rows, group) if rows else 0
-        if needed > self._share(_PART):
-            least = _BASE + needed
+    def _part_bytes(self, width: float) -> int:
+        """The least memory of a thread that writes parts: for a row group of rows so wide."""
+        return max(_PART, int(self._pieces * width * self._layout.group_rows))
+
+    def _check_width(self, width: float) -> None:
+        """Raise a UserError if even a single thread cannot hold a row group of rows so wide."""
+        least = _BASE + self._part_bytes(width)
+        if least > self._options.memory:
             raise UserError(
-                f"memory: {self._options.memory:,} bytes are too few for row groups of {group:,} rows of "
-                f"{size // rows:,} bytes; allowed: {least:,} at least; raise memory, or lower group_rows"
+                f"memory: {self._options.memory:,} bytes are too few for {self._layout.group_rows:,} rows, a row group, "
+                f"of {width:,.0f} bytes each; allowed: {least:,} at least; raise memory, or lower group_rows"
             )
 
     def _gather(self, pieces: Iterator[Parsed], lines: int, most_bytes: int | None = None) -> Parsed:
@@ -260,6 +266,7 @@ class _Preparation:
             for column, size in zip(columns, pool.map(coding.code, columns), strict=True):
                 sizes[column.name] = size
                 bar.update()
+        pa.default_memory_pool().release_unused()
         return sizes
 
     # Writing: the rows of a part
@@ -267,9 +274,10 @@ class _Preparation:
     def _write(self, rows: spool.Rows | None, schema: pa.Schema) -> dict[str, Split]:
         written: dict[str, Split] = {}
         width = rows.width if rows else sum(field.type.bit_width // 8 for field in schema)
-        most = max(1, int(self._share(_PART) // _PIECES / max(1, width)))
+        each = self._part_bytes(width)
+        most = max(1, int(min(self._share(each) // self._pieces, _LISTS) / max(1, width)))
         reads = self._direct_reads() if rows is None else self._spooled_reads(rows, most)
-        with ThreadPoolExecutor(self._workers(_PART)) as pool, self._progress("write") as bar:
+        with ThreadPoolExecutor(self._workers(each)) as pool, self._progress("write") as bar:
             for name, (rows_of, size) in reads.items():
                 if not size:
                     raise UserError(

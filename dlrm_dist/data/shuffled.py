@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dlrm_dist.data.spool import Chunk, Rows, Spool
+from dlrm_dist.data.taking import taken
 
 Replaced = Mapping[str, Callable[[int], Path]]
 
@@ -53,6 +54,7 @@ class Shuffled:
             rank = np.argsort(np.argsort(order[begin:end]))  # rows of a part lie in the order of the log
             whole = placed.read(placed.slices(part, 0, end - begin), {})
             tables.append(_taken(whole, rank[max(start - begin, 0) : stop - begin]))
+            del whole  # else the next one is made beside it
         return tables
 
     def _placed(self, bucket: int, order: npt.NDArray[np.int64]) -> Rows:
@@ -66,12 +68,10 @@ class Shuffled:
         for part in range(parts):
             if not placed.has(part):
                 start, stop = part * most, min((part + 1) * most, size)
-                table = self._rows.read(self._rows.slices(bucket, start, stop), self._replaced)
-                placed.write(part, [Chunk(table, places[start:stop] // most)])
+                inside = self._rows.slices(bucket, start, stop)
+                placed.write(part, [Chunk(self._rows.read(inside, self._replaced), places[start:stop] // most)])
         return placed.load()
 
 
 def _taken(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
-    wanted = pa.array(order)
-    columns = [column.combine_chunks().take(wanted) for column in table.columns]
-    return pa.Table.from_arrays(columns, table.column_names)
+    return pa.table({name: taken(table[name], order) for name in table.column_names})

@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dlrm_dist.data.taking import taken
+
 _COUNTS, _FAULTS, _BYTES = b"counts", b"faults", b"bytes"
-_FEW = 1 << 11
-"""Rows below which a file says little about the width of the others."""
+_FEW_ROWS, _FEW_BYTES = 1 << 11, 16 << 20
+"""Below both, rows say little about the width of others."""
 
 
 class Chunk(NamedTuple):
@@ -67,8 +69,8 @@ class Spool:
         counts = np.bincount(keys, minlength=self._keys)
         if np.any(keys[1:] < keys[:-1]):
             small = keys.astype(np.uint16) if self._keys <= 1 << 16 else keys  # which NumPy sorts by radix
-            order = pa.array(np.argsort(small, kind="stable"))
-            columns = [column.combine_chunks().take(order) for column in table.columns]
+            order = np.argsort(small, kind="stable")
+            columns = [taken(column, order) for column in table.columns]
         else:
             columns = [column.combine_chunks() for column in table.columns]
         edges = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -87,7 +89,7 @@ class Spool:
             with pa.OSFile(str(path)) as file:
                 metadata = pa.ipc.open_file(file).schema.metadata
             counts.append(np.frombuffer(metadata[_COUNTS], np.int64))
-            widths.append(int(metadata[_BYTES]) / max(_FEW, int(counts[-1].sum())))
+            widths.append(width_of(int(metadata[_BYTES]), int(counts[-1].sum())))
             faults.update(json.loads(metadata[_FAULTS]))
         return Rows(paths, np.stack(counts), faults, max(widths))
 
@@ -149,18 +151,25 @@ class Rows:
     def _read(self, at: Slice, replaced: Mapping[str, Callable[[int], Path]]) -> pa.Table:
         with pa.OSFile(str(self._paths[at.file])) as file:
             names = pa.ipc.open_file(file).schema.names
-            batch = _columns(file, lambda each: each not in replaced).get_batch(at.key)
+            batch = _columns(file, lambda each: each not in replaced).get_batch(at.key)[at.start : at.stop]
+        if replaced:  # a copy, as the batch has room for all columns, read or not
+            batch = batch.take(pa.array(np.arange(batch.num_rows)))
         found = dict(zip(batch.schema.names, batch.columns, strict=True))
         for name, path in replaced.items():
             with pa.OSFile(str(path(at.file))) as file:
-                found[name] = pa.ipc.open_file(file).get_batch(at.key)[0]
-        return pa.table({name: found[name] for name in names})[at.start : at.stop]
+                found[name] = pa.ipc.open_file(file).get_batch(at.key)[0][at.start : at.stop]
+        return pa.table({name: found[name] for name in names})
 
 
 def _columns(file: pa.NativeFile, wanted: Callable[[str], bool]) -> pa.ipc.RecordBatchFileReader:
     """A reader of some columns."""
     fields = [i for i, name in enumerate(pa.ipc.open_file(file).schema.names) if wanted(name)]
     return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
+
+
+def width_of(size: int, rows: int) -> float:
+    """Bytes of a row, where some rows take so many."""
+    return size / max(1, rows if size > _FEW_BYTES else max(rows, _FEW_ROWS))
 
 
 def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:

@@ -117,6 +117,7 @@ class _Stripe:
             self.clicks += pc.sum(table[LABEL]).as_py() or 0
             largest |= {name: max(most, largest.get(name, 0)) for name, most in _largest_ids(table).items()}
             names = table.column_names
+            del table  # else the next one is made beside it
         self.largest = {name: largest[name] for name in names if name in largest}
 
     def pieces(self) -> Iterator[tuple[pa.Table, list[int]]]:
