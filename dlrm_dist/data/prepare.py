@@ -215,9 +215,10 @@ class _Preparation:
         """Raise a UserError if even a single thread cannot hold a row group of rows so wide."""
         least = _BASE + self._part_bytes(width)
         if least > self._options.memory:
+            rows = f"a row group of {self._layout.group_rows:,} rows of {width:,.0f} bytes"
             raise UserError(
-                f"memory: {self._options.memory:,} bytes are too few for {self._layout.group_rows:,} rows, a row group, "
-                f"of {width:,.0f} bytes each; allowed: {least:,} at least; raise memory, or lower group_rows"
+                f"memory: {self._options.memory:,} bytes are too few for {rows}; allowed: {least:,} at least; raise "
+                "memory, or lower group_rows"
             )
 
     def _gather(self, pieces: Iterator[Parsed], lines: int, most_bytes: int | None = None) -> Parsed:
