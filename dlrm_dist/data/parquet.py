@@ -29,7 +29,8 @@ from dlrm_dist.errors import UserError, first_problem
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 """What columns of a dataset may be called: a category's name is that of a file too."""
 ForeignDense = Literal["log1p", "log3", "none"]
-_READ_ROWS = 1 << 16
+_READ_ROWS, _READ_BYTES, _BUFFER = 1 << 16, 8 << 20, 1 << 20
+"""The most rows and (about) bytes that are decoded at a time, and the bytes of a file read at a time for a column."""
 MISSING = 1 << 64
 """What a missing value counts as before the hash: the first number that 64 bits cannot hold."""
 
@@ -106,7 +107,7 @@ class ParquetSource:
 
     def _open(self) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(self._file.open())
+            return pq.ParquetFile(self._file.open(), buffer_size=_BUFFER)
         except (OSError, ValueError) as error:  # pyarrow's own errors derive from these two
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.name}: cannot be read: {reason}; allowed: readable Parquet; mend it") from None
@@ -154,7 +155,10 @@ class ParquetSource:
 
     def _batches(self, parquet: pq.ParquetFile, group: int, names: list[str]) -> Iterator[pa.RecordBatch]:
         try:
-            yield from parquet.iter_batches(_READ_ROWS, row_groups=[group], columns=names)
+            rows = _rows_at_a_time(parquet.metadata.row_group(group), names)
+            for batch in parquet.iter_batches(rows, row_groups=[group], columns=names):
+                step = max(1, _READ_BYTES * batch.num_rows // max(1, batch.nbytes))  # where its lists are long
+                yield from (batch[start : start + step] for start in range(0, batch.num_rows, step))
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.name}: cannot be read: {reason}; allowed: readable Parquet; mend it") from None
@@ -207,6 +211,13 @@ def columns_of(sources: Sequence[ParquetSource], schema: ParquetSchema, ids: Ids
     for source in sources:
         source.columns = columns
     return columns
+
+
+def _rows_at_a_time(group: pq.RowGroupMetaData, names: list[str]) -> int:
+    columns = [group.column(i) for i in range(group.num_columns)]
+    columns = [each for each in columns if each.path_in_schema.split(".")[0] in names]
+    size = sum(max(8 * each.num_values, each.total_uncompressed_size) for each in columns)
+    return max(1, min(_READ_ROWS, _READ_BYTES * group.num_rows // max(1, size)))
 
 
 def _is_number(type_: pa.DataType) -> bool:

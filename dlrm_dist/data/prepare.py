@@ -19,28 +19,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from dlrm_dist.data import files, formats, spool
+from dlrm_dist.data.coding import Coding, ids_file
 from dlrm_dist.data.files import File
 from dlrm_dist.data.options import PrepareOptions, check, check_effects, transform_of
 from dlrm_dist.data.parquet import read_schema
 from dlrm_dist.data.request import Request, inputs_of, made_before
 from dlrm_dist.data.schema import Category, DatasetInfo, Split
-from dlrm_dist.data.sources import BAD_ROWS, Column, Columns, Log, Parsed, changed
+from dlrm_dist.data.shuffled import Replaced, Shuffled
+from dlrm_dist.data.sources import BAD_ROWS, Columns, Log, Parsed, changed
 from dlrm_dist.data.splits import RANDOM, drawn, split_lines, uniforms
-from dlrm_dist.data.spool import Spool
-from dlrm_dist.data.vocabulary import Encoder, Vocabulary, count_values, encoded, hash_encoder
+from dlrm_dist.data.spool import Chunk, Spool
+from dlrm_dist.data.vocabulary import Encoder, encoded, hash_encoder
 from dlrm_dist.data.work_folder import work_folder
-from dlrm_dist.data.writer import Layout, columns_schema, write_split
+from dlrm_dist.data.writer import Layout, RowsOf, columns_schema, write_split
 from dlrm_dist.errors import UserError
 
 THREADS = min(16, os.cpu_count() or 1)
 SEGMENT_ROWS, BUCKET_ROWS = 1 << 19, 1 << 20
 """Rows of a spool's segment, and (about) of a bucket of the shuffle, of which a thread holds one column at a time."""
 _BASE, _SEGMENT, _COLUMN, _PART = 400 << 20, 400 << 20, 500 << 20, 500 << 20
-"""Bytes that the process takes by itself, and at most for each thread that reads, codes a column, or writes a part."""
+"""Bytes that the process takes by itself, and at least for each thread that reads, codes a column, or writes a part."""
+_CHUNKS, _TABLES, _PIECES, _LIST_PIECES = 5, 2, 3, 4
+"""A thread's bytes over those of a chunk that it spools, of the tables to code a column, of a piece that it writes, of
+one with lists (all in one column, maybe): what is copied, sorted or mapped besides."""
+_LISTS = 1 << 32
+"""Bytes of lists that 32 bits of an array's offsets are enough for."""
 
 
 def prepare(
@@ -76,7 +82,7 @@ def prepare(
         lines = {name: [source.rows for source in group] for name, group in opened.sources.items()}
         splits = split_lines(lines, options.split, options.seed)
         log = Log([source for group in opened.sources.values() for source in group])
-        made = _Preparation(log, opened.columns, splits, options, work).run(request.transform, layout)
+        made = _Preparation(log, opened.columns, splits, options, layout, work).run(request.transform)
         info = made.model_copy(update={"best_auc": best_auc or {}, "inputs": inputs})
         info.write(work)
     return info
@@ -95,18 +101,29 @@ def _find(sources: Sequence[str | Path], out: Path, options: PrepareOptions) -> 
 class _Preparation:
     """One run: the log, its columns and splits (rows of each, in order), and the folder to work in."""
 
-    def __init__(self, log: Log, columns: Columns, splits: dict[str, int], options: PrepareOptions, work: Path) -> None:
+    def __init__(
+        self,
+        log: Log,
+        columns: Columns,
+        splits: dict[str, int],
+        options: PrepareOptions,
+        layout: Layout,
+        work: Path,
+    ) -> None:
         self._log, self._columns, self._splits, self._options, self._work = log, columns, splits, options, work
+        self._layout = layout
         self._encoders: dict[str, Encoder] = {
             each.name: hash_encoder(each.rows, each.missing) for each in columns.categories if each.ids == "hash"
         }
         self._in_vocabularies = [each for each in columns.categories if each.ids == "vocabulary"]
         self._buckets = -(-splits["train"] // BUCKET_ROWS) if options.shuffle else 1
+        self._lists = any(each.multi_hot for each in columns.categories)
+        self._pieces = _LIST_PIECES if self._lists else _PIECES
 
-    def run(self, transform: dict[str, Any], layout: Layout) -> DatasetInfo:
+    def run(self, transform: dict[str, Any]) -> DatasetInfo:
         """Write every split's parts, and the vocabularies."""
         steps = self._in_vocabularies or self._options.shuffle or self._options.split in RANDOM
-        direct = not steps and self._options.on_bad_row == "error" and self._log.seekable
+        direct = not steps and self._options.on_bad_row == "error" and self._log.seekable and not self._lists
         rows = None if direct else self._read()
         sizes = {} if rows is None else self._code(rows)
         categories = tuple(
@@ -114,28 +131,15 @@ class _Preparation:
             for column in self._columns.categories
         )
         schema = columns_schema(self._columns.dense, categories, transform, self._columns.weight)
-        written: dict[str, Split] = {}
-        start = 0
-        with ThreadPoolExecutor(self._workers(_PART)) as pool, self._progress("write") as bar:
-            for name, size in self._splits.items():
-                if rows is None:
-                    rows_of, size = partial(self._direct_rows, start), size
-                else:
-                    rows_of, size = partial(self._spooled_rows, rows, name), self._spooled_size(rows, name)
-                if not size:
-                    raise UserError(
-                        f"split {name}: all its rows are bad; allowed: at least one good row; mend the sources"
-                    )
-                written[name] = write_split(rows_of, size, self._work / name, schema, layout, pool, bar)
-                start += self._splits[name]
+        written = self._write(rows, schema)
         faults = rows.faults if rows else Counter[str]()
-        for folder in ("spool", "ids"):
+        for folder in ("spool", "counted", "ids", "shuffled"):
             shutil.rmtree(self._work / folder, ignore_errors=True)
         return DatasetInfo(
             dense=self._columns.dense,
             categories=categories,
-            lanes=layout.lanes,
-            group_rows=layout.group_rows,
+            lanes=self._layout.lanes,
+            group_rows=self._layout.group_rows,
             splits=written,
             transform=transform,
             bad_rows={name: count for name, count in sorted(faults.items()) if name != BAD_ROWS},
@@ -146,6 +150,10 @@ class _Preparation:
     def _workers(self, each: int) -> int:
         """Threads that may work at a time where each takes so many bytes."""
         return max(1, min(THREADS, (self._options.memory - _BASE) // each))
+
+    def _share(self, each: int) -> int:
+        """Bytes for each of so many threads."""
+        return (self._options.memory - _BASE) // self._workers(each)
 
     def _progress(self, what: str) -> Any:
         total = sum(self._splits.values())
@@ -161,6 +169,7 @@ class _Preparation:
         with ThreadPoolExecutor(self._workers(_SEGMENT)) as pool, self._progress("read") as bar:
             for _ in pool.map(partial(self._read_group, spooled, bar), numbered):
                 pass
+        pa.default_memory_pool().release_unused()
         return spooled.load()
 
     def _read_group(self, spooled: Spool, bar: Any, group: list[tuple[int, tuple[int, int]]]) -> None:
@@ -171,17 +180,48 @@ class _Preparation:
             return
         pieces = self._log.read([missing[0][1][0], *(stop for _, (_, stop) in missing)])
         for number, (start, stop) in missing:
-            found = self._gather(pieces, stop - start)
-            keys = self._keys(start, stop)
-            spooled.write(
-                number, found.table, keys if found.kept is None else keys[found.kept], found.faults or Counter()
-            )
+            spooled.write(number, self._chunks(pieces, start, stop))
             bar.update(stop - start)
 
-    def _gather(self, pieces: Iterator[Parsed], lines: int) -> Parsed:
-        """The next rows as one piece, with ids where they are known already."""
-        tables, kept, faults, have = list[pa.Table](), list[npt.NDArray[np.int64]](), Counter[str](), 0
-        while have < lines:
+    def _chunks(self, pieces: Iterator[Parsed], start: int, stop: int) -> Iterator[Chunk]:
+        """The next rows, as many at a time as a thread may hold."""
+        while start < stop:
+            found = self._gather(pieces, stop - start, min(self._share(_SEGMENT) // _CHUNKS, _LISTS))
+            keys = self._keys(start, start + found.lines)
+            keys = keys if found.kept is None else keys[found.kept]
+            start += found.lines
+            size = self._written_bytes(found.table)
+            self._check_width(spool.width_of(size, found.table.num_rows))
+            yield Chunk(found.table, keys, found.faults, size)
+            del found  # else the next one is made beside it
+
+    def _written_bytes(self, table: pa.Table) -> int:
+        """What rows take when they are written: raw values of 4 or 8 bytes became ids of 4."""
+        size = table.nbytes
+        for column in self._in_vocabularies:
+            type_ = table[column.name].type
+            wide = (type_.value_type if column.multi_hot else type_).bit_width == 64
+            size -= table[column.name].nbytes // 2 if wide else 0
+        return size
+
+    def _part_bytes(self, width: float) -> int:
+        """The least memory of a thread that writes parts: for a row group of rows so wide."""
+        return max(_PART, int(self._pieces * width * self._layout.group_rows))
+
+    def _check_width(self, width: float) -> None:
+        """Raise a UserError if even a single thread cannot hold a row group of rows so wide."""
+        least = _BASE + self._part_bytes(width)
+        if least > self._options.memory:
+            rows = f"a row group of {self._layout.group_rows:,} rows of {width:,.0f} bytes"
+            raise UserError(
+                f"memory: {self._options.memory:,} bytes are too few for {rows}; allowed: {least:,} at least; raise "
+                "memory, or lower group_rows"
+            )
+
+    def _gather(self, pieces: Iterator[Parsed], lines: int, most_bytes: int | None = None) -> Parsed:
+        """The next rows as one piece, with ids where they are known already: all of them, or as many as fit."""
+        tables, kept, faults, have, size = list[pa.Table](), list[npt.NDArray[np.int64]](), Counter[str](), 0, 0
+        while have < lines and (most_bytes is None or size < most_bytes):
             piece = next(pieces, None)
             if piece is None:
                 raise changed("the sources")
@@ -189,7 +229,8 @@ class _Preparation:
             kept.append(have + (np.arange(piece.lines) if piece.kept is None else piece.kept))
             faults.update(piece.faults or {})
             have += piece.lines
-        return Parsed(pa.concat_tables(tables), lines, np.concatenate(kept) if faults else None, faults)
+            size += tables[-1].nbytes
+        return Parsed(pa.concat_tables(tables), have, np.concatenate(kept) if faults else None, faults)
 
     def _encoded(self, table: pa.Table) -> pa.Table:
         columns = [
@@ -213,83 +254,57 @@ class _Preparation:
     def _code(self, rows: spool.Rows) -> dict[str, int]:
         """Write vocabularies and ids; gives the rows of each column's table."""
         columns = self._in_vocabularies
-        if columns:
-            (self._work / "vocabulary").mkdir(exist_ok=True)
-        workers = self._workers(_COLUMN)
-        budget = (self._options.memory - _BASE) // workers
+        if not columns:
+            return {}
+        budget = self._share(_COLUMN) // _TABLES
+        coding = Coding(rows, self._work, self._options.vocabulary, self._buckets, budget)
         bar = tqdm(total=len(columns), desc="prepare: code", unit=" columns", disable=None)
-        with bar, ThreadPoolExecutor(workers) as pool:
+        with bar, ThreadPoolExecutor(self._workers(_COLUMN)) as pool:
             sizes = {}
-            for column, size in zip(columns, pool.map(partial(self._code_column, rows, budget), columns), strict=True):
+            for column, size in zip(columns, pool.map(coding.code, columns), strict=True):
                 sizes[column.name] = size
                 bar.update()
+        pa.default_memory_pool().release_unused()
         return sizes
 
-    def _code_column(self, rows: spool.Rows, budget: int, column: Column) -> int:
-        path = self._work / "vocabulary" / f"{column.name}.parquet"
-        if path.exists():
-            return pq.read_metadata(path).num_rows + 1
-        vocabulary = self._vocabulary(rows, budget, column)
-        encode = vocabulary.encoder()
-        self._ids(column.name, 0).parent.mkdir(parents=True, exist_ok=True)
-        for segment in range(rows.segments):
-            values = rows.column(column.name, segment)
-            batches = [pa.RecordBatch.from_arrays([encoded(each, encode)], names=[column.name]) for each in values]
-            spool.write_batches(self._ids(column.name, segment), batches, batches[0].schema)
-        vocabulary.write(path)
-        return vocabulary.rows
-
-    def _vocabulary(self, rows: spool.Rows, budget: int, column: Column) -> Vocabulary:
-        given = self._options.vocabulary
-        if given:
-            folder = given / "vocabulary" if (given / "vocabulary").is_dir() else given
-            return Vocabulary.read(folder / f"{column.name}.parquet")
-        try:
-            found = count_values(partial(self._train_values, rows, column.name), column.min_count, budget)
-            return Vocabulary.of(found, column.min_count)
-        except MemoryError:
-            raise UserError(
-                f"memory: the vocabulary of {column.name} does not fit in {budget:,} bytes, its share; allowed: up to "
-                "all of this machine's; raise memory, or min_count"
-            ) from None
-
-    def _train_values(self, rows: spool.Rows, column: str) -> Iterator[pa.Array]:
-        for segment in range(rows.segments):
-            yield from rows.column(column, segment, self._buckets)
-
-    def _ids(self, column: str, segment: int) -> Path:
-        return self._work / "ids" / column / f"{segment:06d}.arrow"
-
     # Writing: the rows of a part
+
+    def _write(self, rows: spool.Rows | None, schema: pa.Schema) -> dict[str, Split]:
+        written: dict[str, Split] = {}
+        width = rows.width if rows else sum(field.type.bit_width // 8 for field in schema)
+        each = self._part_bytes(width)
+        most = max(1, int(min(self._share(each) // self._pieces, _LISTS) / max(1, width)))
+        reads = self._direct_reads() if rows is None else self._spooled_reads(rows, most)
+        with ThreadPoolExecutor(self._workers(each)) as pool, self._progress("write") as bar:
+            for name, (rows_of, size) in reads.items():
+                if not size:
+                    raise UserError(
+                        f"split {name}: all its rows are bad; allowed: at least one good row; mend the sources"
+                    )
+                written[name] = write_split(rows_of, size, self._work / name, schema, self._layout, pool, bar, most)
+        return written
+
+    def _direct_reads(self) -> dict[str, tuple[RowsOf, int]]:
+        """How the rows of each split are read, and their number."""
+        starts = np.cumsum([0, *self._splits.values()]).tolist()
+        return {
+            name: (partial(self._direct_rows, start), size)
+            for start, (name, size) in zip(starts, self._splits.items(), strict=False)
+        }
 
     def _direct_rows(self, first: int, start: int, stop: int) -> pa.Table:
         return self._gather(self._log.read([first + start, first + stop]), stop - start).table
 
-    def _spooled_size(self, rows: spool.Rows, name: str) -> int:
-        place = list(self._splits).index(name)
-        return int(rows.counts[: self._buckets].sum() if place == 0 else rows.counts[self._buckets - 1 + place])
-
-    def _spooled_rows(self, rows: spool.Rows, name: str, start: int, stop: int) -> pa.Table:
-        ids = {column.name: partial(self._ids, column.name) for column in self._in_vocabularies}
-        place = list(self._splits).index(name)
-        if place or not self._options.shuffle:
-            return rows.read(rows.slices(self._buckets - 1 + place, start, stop), ids)
-        tables = []
-        ends = np.cumsum(rows.counts[: self._buckets])
-        first, last = np.searchsorted(ends, [start, stop - 1], side="right")
-        for bucket in range(first, last + 1):
-            size = int(rows.counts[bucket])
-            if not size:
-                continue
-            before = int(ends[bucket]) - size
-            order = np.random.default_rng([self._options.seed, 1 + bucket]).permutation(size)
-            wanted = pa.array(order[max(0, start - before) : stop - before])
-            whole = rows.read(rows.slices(bucket, 0, size), ids)
-            tables.append(
-                pa.Table.from_arrays([_taken(column, wanted) for column in whole.columns], whole.column_names)
-            )
-        return pa.concat_tables(tables)
+    def _spooled_reads(self, rows: spool.Rows, most: int) -> dict[str, tuple[RowsOf, int]]:
+        ids = {column.name: partial(ids_file, self._work, column.name) for column in self._in_vocabularies}
+        shuffled = Shuffled(rows, ids, self._buckets, self._options.seed, most, self._work / "shuffled")
+        reads: dict[str, tuple[RowsOf, int]] = {}
+        for key, name in enumerate(self._splits, self._buckets - 1):
+            reads[name] = partial(_in_order, rows, ids, key), int(rows.counts[key])
+        if self._options.shuffle:
+            reads["train"] = shuffled.read, int(rows.counts[: self._buckets].sum())
+        return reads
 
 
-def _taken(column: pa.ChunkedArray, order: pa.Array) -> pa.Array:
-    return column.combine_chunks().take(order)
+def _in_order(rows: spool.Rows, replaced: Replaced, key: int, start: int, stop: int) -> pa.Table:
+    return rows.read(rows.slices(key, start, stop), replaced)

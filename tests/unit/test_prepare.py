@@ -24,6 +24,8 @@ from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.schema import METADATA_KEY, read_info, stripe_group_rows
 from dlrm_dist.data.splits import split_lines
+from dlrm_dist.data.spool import Spool
+from dlrm_dist.data.vocabulary import Vocabulary
 from dlrm_dist.data.work_folder import work_folder
 from dlrm_dist.errors import UserError
 
@@ -441,7 +443,7 @@ def interrupt_after(patch, calls):
 
         return write
 
-    for owner, name in ((module.Spool, "write"), (module.Vocabulary, "write"), (writer, "_write_stripe")):
+    for owner, name in ((Spool, "write"), (Vocabulary, "write"), (writer, "_write_stripe")):
         patch.setattr(owner, name, limited(getattr(owner, name)))
     return done
 
@@ -775,6 +777,8 @@ import os, signal, sys
 from pathlib import Path
 from dlrm_dist.data import prepare as module, writer
 from dlrm_dist.data.options import PrepareOptions
+from dlrm_dist.data.spool import Spool
+from dlrm_dist.data.vocabulary import Vocabulary
 
 module.SEGMENT_ROWS, module.BUCKET_ROWS, left = 30, 40, [int(sys.argv[3])]
 
@@ -786,7 +790,7 @@ def dying(work):
         work(*words)
     return write
 
-for owner, name in ((module.Spool, "write"), (module.Vocabulary, "write"), (writer, "_write_stripe")):
+for owner, name in ((Spool, "write"), (Vocabulary, "write"), (writer, "_write_stripe")):
     setattr(owner, name, dying(getattr(owner, name)))
 options = PrepareOptions("kaggle", split="0.7,0.1,0.2", seed=3, lanes=4, group_rows=8)
 module.prepare([Path(sys.argv[1])], Path(sys.argv[2]), options)

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dlrm_dist.data.spool import Spool
+from dlrm_dist.data.spool import Chunk, Spool
 
 
 def table(numbers):
@@ -21,7 +21,10 @@ def test_rows_of_a_key_are_in_the_order_of_the_log_whatever_the_segments(tmp_pat
     for segment, start in enumerate(starts):
         assert not spool.has(segment)
         numbers = list(range(start, min(start + size, 50)))
-        spool.write(segment, table(numbers), keys[start : start + size], Counter(x=1))
+        inside = keys[start : start + size]
+        cut = segment % len(numbers)
+        halves = ((numbers[:cut], inside[:cut], Counter(x=1)), (numbers[cut:], inside[cut:], None))
+        spool.write(segment, (Chunk(table(some), each, faults) for some, each, faults in halves))
         assert spool.has(segment)
     rows = Spool(tmp_path / "spool", len(starts), 5).load()
     assert rows.counts.tolist() == [*np.bincount(keys, minlength=4), 0] and rows.faults == {"x": len(starts)}
@@ -30,7 +33,7 @@ def test_rows_of_a_key_are_in_the_order_of_the_log_whatever_the_segments(tmp_pat
         for start, stop in ((0, len(expected)), (1, 2), (3, len(expected) - 1)):
             found = rows.read(rows.slices(key, start, stop), {})
             assert found.to_pydict() == table(expected[start:stop]).to_pydict()
-    columns = [rows.column("a", segment, 2) for segment in range(len(starts))]
+    columns = [rows.column("a", segment, 2) for segment in range(rows.files)]
     assert (
         sorted(x for arrays in columns for array in arrays for x in array.to_pylist())
         == np.flatnonzero(keys < 2).tolist()
