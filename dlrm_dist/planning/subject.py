@@ -17,6 +17,7 @@ from dlrm_dist.models.shape import ModelShape
 from dlrm_dist.models.task import ClickTask
 from dlrm_dist.planning.plan_file import Dense, Table
 from dlrm_dist.planning.tables import model_tables
+from dlrm_dist.runtime import quiet_libraries
 
 _FLOP_BATCH = 64
 
@@ -33,6 +34,7 @@ class Subject:
 
 def make_subject(model: ModelSection, optimizer: OptimizerSection, shape: ModelShape) -> Subject:
     """The model of a config, on the meta device; nothing is allocated."""
+    quiet_libraries()
     features = [(feature.name, feature.rows) for feature in shape.features]
     task = ClickTask(build_model(model, shape.num_dense, features, seed=0, device=torch.device("meta")))
     optimizer_class, _ = optim.sparse_optimizer(optimizer, 0.0)

@@ -64,7 +64,7 @@ def test_inspect(runs):
     assert found["scores"]["rows"] == 200 and found["saved with"]["ranks"] == 2
     sizes = {each["name"]: each["size"] for each in found["tensors"]}
     assert sizes["model.model.bottom_mlp.0.weight"] == [16, 13]
-    assert_refused(tool("inspect", ROOT / "tests"), "no checkpoint here; name runs/NAME")
+    assert_refused(tool("inspect", ROOT / "tests"), "neither a dataset nor a checkpoint here")
 
 
 def test_a_resharded_checkpoint_is_equal_and_continues(runs, plan, clicks):

@@ -47,7 +47,6 @@ def test_each_moment_belongs_to_the_innermost_known_operation(tmp_path):
     assert found.keys() == expected.keys()
     for part, milliseconds in expected.items():  # a busy machine makes them longer, never shorter
         assert found[part] >= milliseconds * 0.99, part
-    assert max(found, key=found.get) in ("lookup", "all_reduce", "dense_forward")
 
 
 def test_the_parts_add_up_to_the_step(tmp_path):
