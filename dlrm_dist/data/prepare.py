@@ -39,7 +39,7 @@ from dlrm_dist.errors import UserError
 
 THREADS = min(16, os.cpu_count() or 1)
 SEGMENT_ROWS, BUCKET_ROWS = 1 << 19, 1 << 20
-"""Rows of a spool's segment, and (about) of a bucket of the shuffle, of which a thread holds one column at a time."""
+"""Rows of a spool's segment, and (about) of a bucket of the shuffle; a thread holds fewer where they are wide."""
 _BASE, _SEGMENT, _COLUMN, _PART = 400 << 20, 400 << 20, 500 << 20, 500 << 20
 """Bytes that the process takes by itself, and at least for each thread that reads, codes a column, or writes a part."""
 _CHUNKS, _TABLES, _PIECES, _LIST_PIECES = 5, 2, 3, 4
