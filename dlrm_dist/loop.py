@@ -114,15 +114,14 @@ class Loop:
         here: Session,
         sharded: ShardedTask,
         schedule: Schedule,
-        run: RunFolder | None,
+        folder: RunFolder,
         train: TrainSection,
         evaluation: EvalSection,
         checkpoints: Checkpoints,
-        split: StepSplit,
     ) -> None:
-        self._here, self._sharded, self._schedule, self._run = here, sharded, schedule, run
-        self._train, self._eval = train, evaluation
-        self._checkpoints, self._split = checkpoints, split
+        self._here, self._sharded, self._schedule, self._folder = here, sharded, schedule, folder
+        self._train, self._eval, self._checkpoints = train, evaluation, checkpoints
+        self._split = StepSplit(train.profile, train.log_every, here.device, folder.trace(here.global_rank))
         self._pipeline = pipeline_of(sharded, here.device)
         self._watch = Stopwatch()
         self._marks: list[tuple[int, float]] = []  # (step, training seconds) of each report
@@ -292,8 +291,8 @@ class Loop:
         }
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self._run:
-            self._run.report(line)
+        if self._here.is_main:
+            self._folder.report(line)
 
     def _say(self, line: str) -> None:
         if self._here.is_main:

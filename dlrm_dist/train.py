@@ -35,7 +35,6 @@ from dlrm_dist.runtime import (
     world_size,
 )
 from dlrm_dist.shard import ShardedTask, shard
-from dlrm_dist.step_split import StepSplit
 
 _RUN = "run"
 """Under which the first try notes the run's name for those that follow."""
@@ -66,15 +65,13 @@ def main(config: Config) -> dict[str, Any]:
                 folder.path / "checkpoints", here, config.checkpoint, _origin(config, info, here, plan)
             )
             continued = _restore(config, info, checkpoints, sharded, folder, here)
-            run = folder if here.is_main else None
-            split = StepSplit(config.train.profile, config.train.log_every, here.device, folder.trace(here.global_rank))
-            loop = Loop(here, sharded, schedule, run, config.train, config.eval, checkpoints, split)
+            loop = Loop(here, sharded, schedule, folder, config.train, config.eval, checkpoints)
             result = loop.run(train, valid, continued)
         if valid.split in info.best_auc:
             result["best_reachable_auc"] = info.best_auc[valid.split]
-        if run:
-            result["run"] = str(run.path)
-            run.write_json("result.json", result)
+        if here.is_main:
+            result["run"] = str(folder.path)
+            folder.write_json("result.json", result)
             print(runfolder.describe(result), flush=True)
         return result
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from dlrm_dist.data import spool
 from dlrm_dist.data.counting import count_values, write_vocabulary
 from dlrm_dist.data.sources import Column
-from dlrm_dist.data.vocabulary import Encoder, Vocabulary, encoded
+from dlrm_dist.data.vocabulary import Encoder, Vocabulary, encoded, file_of, folder_of
 
 
 class Coding:
@@ -21,12 +21,12 @@ class Coding:
     def __init__(self, rows: spool.Rows, work: Path, given: Path | None, train_keys: int, budget: int) -> None:
         """Take the rows, the folder to work in, a folder of vocabularies if there is one, and bytes for a column."""
         self._rows, self._work, self._train_keys, self._budget = rows, work, train_keys, budget
-        self._given = given / "vocabulary" if given and (given / "vocabulary").is_dir() else given
+        self._given = given and folder_of(given)
         (work / "vocabulary").mkdir(exist_ok=True)
 
     def code(self, column: Column) -> int:
         """Write a column's vocabulary and ids; gives the rows of its table."""
-        path = self._work / "vocabulary" / f"{column.name}.parquet"
+        path = file_of(self._work, column.name)
         if path.exists():
             return pq.read_metadata(path).num_rows + 1
         folder = self._work / "counted" / column.name
@@ -36,7 +36,7 @@ class Coding:
             for file in range(self._rows.files):
                 self._encode(column.name, file, encode, again=number > 0)
             del encode  # else the next one is made beside it
-        vocabulary.write(path)
+        vocabulary.move(path)
         shutil.rmtree(folder)
         return vocabulary.rows
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from dlrm_dist.data import missing
 from dlrm_dist.data.id_counts import count_ids
 from dlrm_dist.data.schema import Category, DatasetInfo, read_info
+from dlrm_dist.data.vocabulary import file_of
 from dlrm_dist.errors import UserError
 
 _READ_ROWS = 1 << 20
@@ -114,7 +115,7 @@ def _category(folder: Path, info: DatasetInfo, category: Category) -> dict[str, 
     figures: dict[str, Any] = {
         "ids": category.rows,
         "seen": counts.seen,
-        "rare": counts.of[0] / rows if missing.vocabulary(folder, category.name).exists() else None,
+        "rare": counts.of[0] / rows if file_of(folder, category.name).exists() else None,
         "missing": most if gap and gap.is_alone else None,
         "missing_at_most": most,
         "top": {str(top): sum(counts.top[:top]) / rows for top in TOPS},

@@ -8,7 +8,7 @@ takes no more memory than one row group, the partitions are the vocabulary, what
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,19 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dlrm_dist.data.runs import Run, merged, run_of, starts_of
 from dlrm_dist.data.vocabulary import GROUP_ROWS, Values, numbers_of
 
 _LEAST_RUN = 1 << 16
 _BYTES = 80
 """Memory for each of the distinct values that a pass may hold: 48 for it while runs are merged, 28 for half as many
 new ones, which wait beside it to be sorted, and their runs."""
-
-
-class _Counts(NamedTuple):
-    """How often each value was seen: values [n] in rising order, and counts int64 [n]."""
-
-    values: Values
-    counts: npt.NDArray[np.int64]
 
 
 class Partition:
@@ -38,7 +32,7 @@ class Partition:
         """Open a partition of values of a type."""
         self._path, self._record = path, np.dtype([("value", type_), ("count", np.int64)])
         falling = -self.read(0, -1)["count"]
-        starts = _starts(falling)
+        starts = starts_of(falling)
         self.keys = falling[starts]
         """The counts that values have, negative, int64 [m]."""
         self._ends = np.append(starts, len(falling))
@@ -79,7 +73,7 @@ def count_values(
     return [Partition(path, type_) for path in paths]
 
 
-def _write(found: _Counts, min_count: int, path: Path) -> None:
+def _write(found: Run, min_count: int, path: Path) -> None:
     """Write a partition, which appears when it is complete."""
     frequent = found.counts >= min_count
     values, counts = found.values[frequent], found.counts[frequent]
@@ -97,7 +91,7 @@ class _Pass:
 
     first: int
     last: int
-    runs: list[_Counts] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
 
     @property
     def distinct(self) -> int:
@@ -110,21 +104,21 @@ class _Pass:
         return values[(values >= self.first) & (values <= self.last)]
 
     def merge(self) -> None:
-        self.runs = [_merged(self.runs)]
+        self.runs = [merged(self.runs)]
 
     def halve(self) -> None:
         """Leave the upper half of the values to the next pass; what is counted of the lower half stays right."""
         values, counts = self.runs[0]
         half = len(values) // 2
         self.last = int(values[half - 1])
-        self.runs = [_Counts(values[:half].copy(), counts[:half].copy())]
+        self.runs = [Run(values[:half].copy(), counts[:half].copy())]
 
 
-def _count_from(arrays: Callable[[], Iterable[pa.Array]], first: int, largest: int, most: int) -> tuple[_Counts, int]:
+def _count_from(arrays: Callable[[], Iterable[pa.Array]], first: int, largest: int, most: int) -> tuple[Run, int]:
     """Count the values from `first` on, about `most` distinct ones; gives the last value that was counted too."""
     made = _Pass(first, largest)
     for values in _pieces(arrays(), made, -(-most // 2)):
-        made.runs.append(_run(values))
+        made.runs.append(run_of(values))
         del values  # else the next one is made beside it
         if made.distinct > most:
             made.merge()
@@ -158,29 +152,6 @@ def _joined(waiting: list[Values]) -> Values:
 
 def _flat(array: pa.Array) -> pa.Array:
     return array.flatten() if pa.types.is_list(array.type) else array
-
-
-def _starts(ordered: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Where equal values [n] begin."""
-    return np.flatnonzero(np.concatenate([np.ones(min(1, len(ordered)), np.bool_), ordered[1:] != ordered[:-1]]))
-
-
-def _run(values: Values) -> _Counts:
-    """The counts of values [n], sorted in place: 6 ns each, where a hash table takes 50 to 100 of wide ones."""
-    values.sort()
-    starts = _starts(values)
-    return _Counts(values[starts], np.diff(starts, append=len(values)))
-
-
-def _merged(runs: list[_Counts]) -> _Counts:
-    """One run of all: counts of equal values are added."""
-    if len(runs) == 1:
-        return runs[0]
-    values, counts = np.concatenate([run.values for run in runs]), np.concatenate([run.counts for run in runs])
-    order = np.argsort(values)
-    values, counts = values[order], counts[order]
-    starts = _starts(values)
-    return _Counts(values[starts], np.add.reduceat(counts, starts) if len(starts) else counts)
 
 
 def write_vocabulary(partitions: list[Partition], missing: int, path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dlrm_dist.data.runs import Run, merged, run_of
+
 Ids = npt.NDArray[Any]
 """int32 or int64 [n], none negative."""
 TABLE_IDS = 1 << 26
@@ -15,13 +17,6 @@ SEEN_IDS = 1 << 22
 seen, the column is read again for each part of them."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _MERGE_IDS, _CHUNK = 1 << 20, 1 << 20
-
-
-class _Run(NamedTuple):
-    """Different ids in rising order and their counts, both int64 [n]."""
-
-    ids: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
 
 
 class IdCounts(NamedTuple):
@@ -74,18 +69,18 @@ def _counted_by_table(pieces: Iterable[Ids], table: int, tops: int, asked: set[i
     return IdCounts(int(counts.sum()), int(np.count_nonzero(counts)), top[::-1].tolist(), of)
 
 
-def _counted_part(pieces: Iterable[Ids], modulus: int, rest: int) -> _Run | None:
+def _counted_part(pieces: Iterable[Ids], modulus: int, rest: int) -> Run | None:
     """The ids of a part, those whose hash leaves the rest by a power of 2; None if there are too many."""
-    have = _Run(np.empty(0, np.int64), np.empty(0, np.int64))
-    waiting: list[_Run] = []
+    have = Run(np.empty(0, np.int64), np.empty(0, np.int64))
+    waiting: list[Run] = []
     for piece in _part_of(pieces, modulus, rest):
-        waiting.append(_Run(*np.unique(piece.astype(np.int64), return_counts=True)))
-        if sum(len(run.ids) for run in waiting) > max(_MERGE_IDS, len(have.ids)):
-            have, waiting = _merged([have, *waiting]), []
-            if len(have.ids) > SEEN_IDS:
+        waiting.append(run_of(piece.astype(np.int64)))
+        if sum(len(run.values) for run in waiting) > max(_MERGE_IDS, len(have.values)):
+            have, waiting = merged([have, *waiting]), []
+            if len(have.values) > SEEN_IDS:
                 return None
-    have = _merged([have, *waiting])
-    return have if len(have.ids) <= SEEN_IDS else None
+    have = merged([have, *waiting])
+    return have if len(have.values) <= SEEN_IDS else None
 
 
 def _part_of(pieces: Iterable[Ids], modulus: int, rest: int) -> Iterator[Ids]:
@@ -96,15 +91,7 @@ def _part_of(pieces: Iterable[Ids], modulus: int, rest: int) -> Iterator[Ids]:
         yield piece
 
 
-def _merged(runs: list[_Run]) -> _Run:
-    ids, counts = (np.concatenate(arrays) for arrays in zip(*runs, strict=True))
-    order = np.argsort(ids)
-    ids, counts = ids[order], counts[order]
-    starts = np.flatnonzero(np.diff(ids, prepend=-1))  # no id is negative
-    return _Run(ids[starts], np.add.reduceat(counts, starts) if len(starts) else counts)
-
-
-def _with_part(found: IdCounts, counted: _Run, tops: int) -> IdCounts:
+def _with_part(found: IdCounts, counted: Run, tops: int) -> IdCounts:
     top = sorted([*found.top, *np.sort(counted.counts)[-tops:].tolist()], reverse=True)[:tops]
-    of = {id_: before + int(counted.counts[counted.ids == id_].sum()) for id_, before in found.of.items()}
-    return IdCounts(found.total + int(counted.counts.sum()), found.seen + len(counted.ids), top, of)
+    of = {id_: before + int(counted.counts[counted.values == id_].sum()) for id_, before in found.of.items()}
+    return IdCounts(found.total + int(counted.counts.sum()), found.seen + len(counted.values), top, of)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from dlrm_dist.data.options import CRITEO
 from dlrm_dist.data.parquet import MISSING
 from dlrm_dist.data.schema import Category, DatasetInfo
+from dlrm_dist.data.vocabulary import file_of
 
 
 class Gap(NamedTuple):
@@ -35,19 +36,14 @@ def category_value(folder: Path, info: DatasetInfo, category: Category) -> Gap |
         return None
     if "missing_id" in transform:  # slot text's may be an id too
         return Gap(transform["missing_id"], form == "synth")
-    if vocabulary(folder, category.name).exists():
-        id_ = _missing_id(vocabulary(folder, category.name))
+    if file_of(folder, category.name).exists():
+        id_ = _missing_id(file_of(folder, category.name))
         return Gap(0, False) if id_ is None else Gap(id_, True)
     own = transform.get("schema", {}).get("categories", {}).get(category.name, {})
     if own.get("ids", transform.get("ids")) == "keep":  # there it is a bad value
         return Gap(None, True)
     value = transform.get("missing_value", MISSING)
     return Gap(value % category.rows, value < category.rows)
-
-
-def vocabulary(folder: Path, column: str) -> Path:
-    """Where a column's vocabulary lies, if it has one."""
-    return folder / "vocabulary" / f"{column}.parquet"
 
 
 def _missing_id(path: Path) -> int | None:

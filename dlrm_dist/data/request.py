@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from dlrm_dist.data import files
 from dlrm_dist.data.files import File
 from dlrm_dist.data.schema import DatasetInfo, Input, read_info
+from dlrm_dist.data.vocabulary import folder_of
 from dlrm_dist.data.writer import Layout
 from dlrm_dist.errors import UserError
 
@@ -37,8 +38,7 @@ def _vocabulary_files(given: Path | None) -> list[File]:
         raise UserError(
             f"vocabulary: {given}: {what}; allowed: the folder of a dataset, or the folder `vocabulary` in it; name one"
         )
-    inside = given / "vocabulary"
-    return files.find(inside if inside.is_dir() else given)
+    return files.find(folder_of(given))
 
 
 def made_before(out: Path, request: Request) -> DatasetInfo:

@@ -13,6 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.data.mixing import mixed
 from dlrm_dist.data.schema import LABEL, Category, DatasetInfo
+from dlrm_dist.data.taking import taken
 from dlrm_dist.errors import RankError, UserError
 
 
@@ -21,11 +22,11 @@ class Bags(NamedTuple):
 
     Attributes:
         ids: int32 or int64 [n], or [offsets[-1] - offsets[0]].
-        offsets: int64 [n + 1], or None.
+        offsets: int32 [n + 1], or None.
     """
 
     ids: npt.NDArray[np.integer]
-    offsets: npt.NDArray[np.int64] | None = None
+    offsets: npt.NDArray[np.int32] | None = None
 
     def slice(self, start: int, stop: int) -> "Bags":
         """Rows `start` to `stop` (exclusive), without a copy."""
@@ -122,12 +123,9 @@ class RowCodec:
             ids = column.to_numpy()
             self._check_ids(category.name, category.rows, ids)
             return Bags(ids[order])
-        ids, starts = column.flatten().to_numpy(), column.offsets.to_numpy()
-        self._check_ids(category.name, category.rows, ids)
-        offsets = np.concatenate([[0], np.cumsum(np.diff(starts)[order], dtype=np.int64)])
-        out = np.empty_like(ids)
-        _put_lists(ids, starts, order, offsets, out)
-        return Bags(out, offsets)
+        self._check_ids(category.name, category.rows, column.flatten().to_numpy())
+        lists = taken(column, order)
+        return Bags(lists.values.to_numpy(), lists.offsets.to_numpy())
 
     def _check_ids(self, name: str, rows: int, column: npt.NDArray[np.integer]) -> None:
         """The lookup kernels on CPU accept an id beyond its table silently, and may read or write past it."""
@@ -142,7 +140,7 @@ class RowCodec:
     def empty(self) -> Rows:
         """No rows."""
         bags = {
-            place: Bags(np.empty(0, np.int32), np.zeros(1, np.int64) if category.multi_hot else None)
+            place: Bags(np.empty(0, np.int32), np.zeros(1, np.int32) if category.multi_hot else None)
             for place, category in enumerate(self.info.categories)
             if place not in self._in_words
         }
@@ -248,21 +246,6 @@ def _gather(
             places, to = order[first:last], out[first:last]
             for i in range(len(places)):
                 to[i] = column[places[i]]
-
-
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _put_lists(
-    values: npt.NDArray[Any],
-    starts: npt.NDArray[np.int32],
-    order: npt.NDArray[np.uint32],
-    offsets: npt.NDArray[np.int64],
-    out: npt.NDArray[Any],
-) -> None:
-    """List i of `out` (from offsets[i] on) is list order[i] of `values` (from starts[order[i]] - starts[0] on)."""
-    for i in range(len(order)):
-        start = starts[order[i]] - starts[0]
-        for at in range(offsets[i + 1] - offsets[i]):
-            out[offsets[i] + at] = values[start + at]
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

@@ -74,4 +74,4 @@ class Shuffled:
 
 
 def _taken(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
-    return pa.table({name: taken(table[name], order) for name in table.column_names})
+    return pa.table({name: taken(table[name].combine_chunks(), order) for name in table.column_names})

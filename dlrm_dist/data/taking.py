@@ -10,14 +10,13 @@ import pyarrow as pa
 from dlrm_dist.data.vocabulary import numbers_of
 
 
-def taken(column: pa.ChunkedArray, order: npt.NDArray[np.int64]) -> pa.Array:
+def taken(whole: pa.Array, order: npt.NDArray[np.integer]) -> pa.Array:
     """The rows `order` of a column, of lists without nulls too: arrow's own way with lists takes four times their size.
 
     Args:
-        column: of numbers, or lists of them.
-        order: int64 [n], numbers of rows.
+        whole: a column of numbers, or lists of them.
+        order: numbers of rows, [n].
     """
-    whole = column.combine_chunks()
     if not pa.types.is_list(whole.type):
         return whole.take(pa.array(order))
     offsets = np.frombuffer(whole.buffers()[1] or bytes(4), np.int32)[whole.offset : whole.offset + len(whole) + 1]
@@ -33,7 +32,7 @@ def taken(column: pa.ChunkedArray, order: npt.NDArray[np.int64]) -> pa.Array:
 def _gather(
     offsets: npt.NDArray[np.int32],
     values: npt.NDArray[Any],
-    order: npt.NDArray[np.int64],
+    order: npt.NDArray[np.integer],
     ends: npt.NDArray[np.int32],
     found: npt.NDArray[Any],
 ) -> None:

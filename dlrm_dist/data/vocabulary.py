@@ -27,6 +27,17 @@ GROUP_ROWS = 1 << 20
 """Rows of a row group of a vocabulary's file."""
 
 
+def folder_of(given: Path) -> Path:
+    """The folder of vocabularies that a dataset has, or that is given itself."""
+    inside = given / "vocabulary"
+    return inside if inside.is_dir() else given
+
+
+def file_of(dataset: Path, column: str) -> Path:
+    """Where a dataset has a column's vocabulary, if the column has one."""
+    return dataset / "vocabulary" / f"{column}.parquet"
+
+
 def id_type(rows: int) -> pa.DataType:
     """The type of a column of ids 0 to `rows` - 1: int32, or int64 where they need it."""
     return pa.int32() if rows <= 1 << 31 else pa.int64()
@@ -141,7 +152,7 @@ class Vocabulary:
                         return False
         return True
 
-    def write(self, path: Path) -> None:
+    def move(self, path: Path) -> None:
         """Move the file to its place."""
         self._path.rename(path)
         self._path = path

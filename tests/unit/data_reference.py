@@ -113,7 +113,7 @@ def epoch(groups, lanes, seed, number):
             yield lane, columns[lane][position // lanes]
 
 
-def check(folder, info, expected, shuffled):
+def assert_prepared(folder, info, expected, shuffled):
     """What is stored is what is expected, and every rank's batches are its share of the order, of 1 and of 3 ranks."""
     assert list(info.splits) == list(expected)
     for name, rows in expected.items():
@@ -129,10 +129,10 @@ def check(folder, info, expected, shuffled):
             ]
             assert in_lanes == rows
         for seed, world_size in ((None, 1), (5, 1), (5, 3)):
-            check_loader(folder, info, name, list(epoch(groups, info.lanes, seed, 2)), seed, world_size)
+            assert_loaded(folder, info, name, list(epoch(groups, info.lanes, seed, 2)), seed, world_size)
 
 
-def check_loader(folder, info, split, order, seed, world_size, batch_size=10):
+def assert_loaded(folder, info, split, order, seed, world_size, batch_size=10):
     """Each rank's batches against the order of the epoch, and each row once."""
     steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     seen = []

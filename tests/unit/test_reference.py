@@ -15,7 +15,7 @@ from dlrm_dist.data import prepare as module
 from dlrm_dist.data import text
 from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
-from tests.unit.data_reference import Row, check, cut, fnv1a, hashed, vocabulary
+from tests.unit.data_reference import Row, assert_prepared, cut, fnv1a, hashed, vocabulary
 
 PROFILE = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 SPLIT_ROWS = {"none": 1, "kaggle": 14, "0.5,0.25,0.25": 4, "0.7,0.3,0": 4}
@@ -102,7 +102,7 @@ def test_kaggle(tmp_path_factory, case):
         Row(labels[i], tuple(float(number or 0) for number in dense[i]), tuple(column[i] for column in ids))
         for i in range(count)
     ]
-    check(folder / "out", info, cut(rows, how["split"]), how["shuffle"])
+    assert_prepared(folder / "out", info, cut(rows, how["split"]), how["shuffle"])
 
 
 @PROFILE
@@ -120,7 +120,7 @@ def test_slot(tmp_path_factory, case):
         rows.append(Row(label, tuple(dense), tuple(slots.get(slot, 0) for slot in range(1, 27))))
     (folder / "log").write_text("".join(lines))
     info = prepared("slot", [folder / "log"], folder, how, rng)
-    check(folder / "out", info, cut(rows, how["split"]), how["shuffle"])
+    assert_prepared(folder / "out", info, cut(rows, how["split"]), how["shuffle"])
 
 
 @PROFILE
@@ -148,7 +148,7 @@ def test_npy(tmp_path_factory, case, types, keep):
     train = train_rows(count, how["split"])
     ids = columns if keep else [ids_of(column, how, 1 << 64, train) for column in columns]
     rows = [Row(int(labels[i, 0]), tuple(dense[i].tolist()), tuple(column[i] for column in ids)) for i in range(count)]
-    check(folder / "out", info, cut(rows, how["split"]), how["shuffle"])
+    assert_prepared(folder / "out", info, cut(rows, how["split"]), how["shuffle"])
 
 
 SCHEMA = """
@@ -189,7 +189,7 @@ def test_parquet_with_lists_and_weights(tmp_path_factory, case):
         )
         for i in range(count)
     ]
-    check(folder / "out", info, cut(rows, how["split"]), how["shuffle"])
+    assert_prepared(folder / "out", info, cut(rows, how["split"]), how["shuffle"])
 
 
 TYPES = {"clicked": pa.bool_(), "age": pa.int16(), "w": pa.float64(), "number": pa.int64(), "word": pa.string()}
