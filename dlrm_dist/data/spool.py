@@ -70,7 +70,7 @@ class Spool:
         if np.any(keys[1:] < keys[:-1]):
             small = keys.astype(np.uint16) if self._keys <= 1 << 16 else keys  # which NumPy sorts by radix
             order = np.argsort(small, kind="stable")
-            columns = [taken(column, order) for column in table.columns]
+            columns = [taken(column.combine_chunks(), order) for column in table.columns]
         else:
             columns = [column.combine_chunks() for column in table.columns]
         edges = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
