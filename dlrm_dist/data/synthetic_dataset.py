@@ -4,6 +4,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,12 +57,7 @@ def write_dataset(
     categories = tuple(
         Category(name=name, rows=size + 1) for name, size in zip(CATEGORIES, model.law.cardinalities, strict=True)
     )
-    transform = {"format": "synth", "dense": "log1p", "ids": "rank", "missing_id": 0, "split": split, "seed": seed}
-    transform |= {
-        "effects_seed": effects_seed,
-        "cardinalities": list(model.law.cardinalities),
-        "exponent": model.law.exponent,
-    }
+    transform = _transform(model.law, {"split": split, "seed": seed, "effects_seed": effects_seed})
     schema = columns_schema(INTEGERS, categories, transform)
     written, best = {}, {}
     with (
@@ -84,6 +80,12 @@ def write_dataset(
         )
         info.write(work)
     return info
+
+
+def _transform(law: Law, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What `dataset.json` says about how the columns were made."""
+    made = {"format": "synth", "dense": "log1p", "ids": "rank", "missing_id": 0}
+    return made | arguments | {"cardinalities": list(law.cardinalities), "exponent": law.exponent}
 
 
 class _Drawing:

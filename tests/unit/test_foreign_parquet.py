@@ -1,159 +1,24 @@
-"""Rows from anywhere: npy triples, Parquet of other origin, globs, S3."""
+"""Parquet of other origin, and what lists, weights and expanded ids of it become in batches."""
 
 import dataclasses
 import gzip
 import math
 from collections import Counter
 
-import fsspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlrm_dist.data import files
 from dlrm_dist.data import prepare as module
 from dlrm_dist.data import text as text_module
 from dlrm_dist.data.contents import contents
-from dlrm_dist.data.files import find
 from dlrm_dist.data.footers import check_split
 from dlrm_dist.data.loader import SplitReader
-from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
-from dlrm_dist.data.schema import read_info
 from dlrm_dist.errors import UserError
-
-LANES, GROUP_ROWS = 4, 8
-
-
-def options(form, **changes):
-    return dataclasses.replace(PrepareOptions(form, shuffle=False, lanes=LANES, group_rows=GROUP_ROWS), **changes)
-
-
-def read(folder, split="train"):
-    return pa.concat_tables([pq.read_table(folder / part) for part in read_info(folder).splits[split].parts])
-
-
-def write_triple(folder, name, rows, seed=0, dtype=np.int32):
-    rng = np.random.default_rng(seed)
-    arrays = {
-        "dense": rng.random((rows, 13), np.float32),
-        "sparse": rng.integers(0, 50, (rows, 26)).astype(dtype),
-        "labels": rng.integers(0, 2, (rows, 1)).astype(np.int32),
-    }
-    folder.mkdir(exist_ok=True)
-    for kind, values in arrays.items():
-        np.save(folder / f"{name}_{kind}.npy", values)
-    return arrays
-
-
-@pytest.mark.parametrize("dtype", [np.int32, np.int64])
-@pytest.mark.parametrize("ids", ["keep", "hash"])
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_npy_triples(tmp_path, monkeypatch, ids, shuffle, dtype):
-    monkeypatch.setattr(module, "SEGMENT_ROWS", 50)
-    days = [write_triple(tmp_path / "npy", f"day_{day}", 70, day, dtype) for day in range(3)]
-    how = options("npy", ids=ids, hash_rows=7, split="day", shuffle=shuffle)
-    info = prepare([tmp_path / "npy"], tmp_path / "out", how)
-    assert {name: split.rows for name, split in info.splits.items()} == {"train": 140, "valid": 35, "test": 35}
-    whole = {kind: np.concatenate([day[kind] for day in days]) for kind in days[0]}
-    sparse = whole["sparse"] % 7 if ids == "hash" else whole["sparse"]
-    for split, rows in (("train", slice(0, 140)), ("valid", slice(140, 175)), ("test", slice(175, 210))):
-        table = read(tmp_path / "out", split)
-        found = np.stack([column.to_numpy() for column in table.columns], axis=1)
-        expected = np.hstack([whole["labels"], whole["dense"], sparse])[rows]
-        if split == "train" and shuffle:
-            assert not np.array_equal(found, expected)
-            found, expected = found[np.argsort(found[:, 1])], expected[np.argsort(expected[:, 1])]
-        assert np.array_equal(found, expected)
-    assert [each.rows for each in info.categories] == (
-        [7] * 26 if ids == "hash" else (whole["sparse"].max(axis=0) + 1).tolist()
-    )
-    assert info.transform["dense"] == "none"
-
-
-def test_large_values_of_npy_triples_are_the_hexadecimal_numbers_they_came_from(tmp_path):
-    arrays = write_triple(tmp_path, "x", 4)
-    arrays["sparse"][:, 0] = np.array([0xDEADBEEF, 1, 0xFFFFFFFF, 2], np.uint32).view(np.int32)
-    np.save(tmp_path / "x_sparse.npy", arrays["sparse"])
-    prepare([tmp_path], tmp_path / "out", options("npy", ids="hash", hash_rows=1_000_003))
-    expected = [value % 1_000_003 for value in (0xDEADBEEF, 1, 0xFFFFFFFF, 2)]
-    assert read(tmp_path / "out")["C1"].to_pylist() == expected
-
-
-def spoil(kind, change):
-    def harm(folder):
-        arrays = np.load(folder / f"x_{kind}.npy")
-        np.save(folder / f"x_{kind}.npy", change(arrays))
-
-    return harm
-
-
-def cut_short(folder):
-    (folder / "x_dense.npy").write_bytes((folder / "x_dense.npy").read_bytes()[:-4])
-
-
-def put(row, column, value):
-    def change(array):
-        array[row, column] = value
-        return array
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (lambda folder: (folder / "x_labels.npy").unlink(), "x_labels.npy: no such file; allowed: a triple"),
-        (lambda folder: (folder / "notes").write_text("x"), "notes: belongs to no triple"),
-        (lambda folder: (folder / "x_dense.npy").write_text("x"), "x_dense.npy: cannot be read"),
-        (cut_short, "x_dense.npy: is shorter than it says"),
-        (spoil("dense", lambda array: array[1:]), "x_sparse.npy: dense, sparse and labels have 19, 20 and 20 rows"),
-        (spoil("dense", np.asfortranarray), "in Fortran order; allowed: "),
-        (spoil("sparse", lambda array: array.astype(float)), "x_sparse.npy: has float64; allowed: int32"),
-        (spoil("labels", put(4, 0, -1)), "x_sparse.npy: row 5: column label: -1 is not possible; allowed: 0 or 1"),
-        (spoil("dense", put(7, 2, np.nan)), "x_sparse.npy: row 8: column I3: nan is not possible; allowed: finite"),
-        (spoil("sparse", put(9, 25, -3)), "x_sparse.npy: row 10: column C26: -3 is not possible; allowed: ids from"),
-    ],
-)
-def test_bad_npy_triples_are_named(tmp_path, harm, message):
-    write_triple(tmp_path / "npy", "x", 20)
-    harm(tmp_path / "npy")
-    with pytest.raises(UserError) as caught:
-        prepare([tmp_path / "npy"], tmp_path / "out", options("npy", ids="keep"))
-    assert message in str(caught.value) and "\n" not in str(caught.value)
-    assert {path.name for path in tmp_path.iterdir()} == {"npy"}
-
-
-SCHEMA = """
-label = "clicked"
-dense = ["age", "price"]
-weight = "w"
-[categories]
-user = {}
-shop = { column = "shop_id", ids = "hash", rows = 5 }
-tags = { min_count = 1 }
-place = { ids = "keep", rows = 4 }
-"""
-
-
-def foreign(rows, start=0):
-    number = range(start, start + rows)
-    return pa.table(
-        {
-            "unused": pa.array(["x"] * rows),
-            "clicked": pa.array([n % 3 == 0 for n in number]),
-            "age": pa.array([None if n % 7 == 0 else n for n in number], pa.int16()),
-            "price": pa.array([n / 8 for n in number], pa.float64()),
-            "w": pa.array([1 + n % 2 for n in number], pa.float32()),
-            "user": pa.array([None if n % 11 == 0 else f"user {n % 5}" for n in number]),
-            "shop_id": pa.array([(1 << 60) + n for n in number], pa.int64()),
-            "tags": pa.array([None if n % 5 == 0 else [f"t{n % 4}"] * (n % 3) for n in number], pa.list_(pa.string())),
-            "place": pa.array([n % 4 for n in number], pa.uint8()),
-        }
-    )
+from tests.unit.format_cases import LANES, SCHEMA, foreign, options, read
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -275,41 +140,6 @@ def test_what_overflows_float32_in_parquet_is_a_bad_value(tmp_path, dense):
     assert read(tmp_path / "out")["price"].to_pylist() == pytest.approx(expected, rel=1e-6)
 
 
-def test_what_overflows_float32_in_npy_triples_is_a_bad_value(tmp_path):
-    arrays = write_triple(tmp_path / "npy", "x", 4)
-    dense = arrays["dense"].astype(np.float64)
-    dense[2, 1] = 1e300
-    np.save(tmp_path / "npy" / "x_dense.npy", dense)
-    with pytest.raises(UserError, match=r"row 3: column I2: 1e\+300 is not possible; allowed: finite"):
-        prepare([tmp_path / "npy"], tmp_path / "out", options("npy", ids="keep"))
-    info = prepare([tmp_path / "npy"], tmp_path / "out", options("npy", ids="keep", on_bad_row="skip"))
-    assert info.bad_rows == {"I2": 1} and info.splits["train"].rows == 3
-
-
-@pytest.mark.parametrize("ids", ["keep", "hash", "vocabulary"])
-def test_npy_triples_of_another_byte_order_are_the_same(tmp_path, ids):
-    for name, order in (("a", "<"), ("b", ">")):
-        arrays = write_triple(tmp_path / name, "x", 20)
-        for kind, values in arrays.items():
-            np.save(tmp_path / name / f"x_{kind}.npy", values.astype(values.dtype.newbyteorder(order)))
-        prepare([tmp_path / name], tmp_path / f"out_{name}", options("npy", ids=ids, hash_rows=7))
-    assert read(tmp_path / "out_a").to_pydict() == read(tmp_path / "out_b").to_pydict()
-
-
-def test_npy_triples_of_both_widths_share_a_vocabulary(tmp_path):
-    sparse = np.array([[0xDEADBEEF], [7]] * 2, np.uint32).view(np.int32)
-    for name, values in (("a", sparse), ("b", sparse.view(np.uint32).astype(np.int64))):
-        write_triple(tmp_path / "npy", name, 4)
-        np.save(tmp_path / "npy" / f"{name}_sparse.npy", values)
-    info = prepare([tmp_path / "npy"], tmp_path / "out", options("npy"))
-    assert info.categories[0].rows == 3
-    assert read(tmp_path / "out")["C1"].to_pylist() == [2, 1] * 4
-    assert pq.read_table(tmp_path / "out/vocabulary/C1.parquet").to_pydict() == {
-        "value": [7, 0xDEADBEEF],
-        "count": [4, 4],
-    }
-
-
 @pytest.mark.parametrize("name", ["price", "shop_id", "clicked"])
 def test_a_column_that_is_there_twice_is_refused(tmp_path, name):
     (tmp_path / "schema.toml").write_text(SCHEMA)
@@ -317,57 +147,6 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path, name):
     pq.write_table(table.append_column(name, table[name]).append_column("unused", table[name]), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=f"a.parquet: has 2 columns {name}; allowed: one; rename one"):
         prepare([tmp_path / "a.parquet"], tmp_path / "out", options("parquet", schema=tmp_path / "schema.toml"))
-
-
-def test_globs_name_files_by_number(tmp_path):
-    for day in (0, 2, 10):
-        folder = tmp_path / f"d{day}"
-        folder.mkdir()
-        (folder / "x.tsv").write_text("x")
-        (folder / "y.txt").write_text("y")
-    (tmp_path / "[odd]").write_text("z")
-    names = [file.name.removeprefix(f"{tmp_path}/") for file in find(f"{tmp_path}/d*/*.tsv")]
-    assert names == ["d0/x.tsv", "d2/x.tsv", "d10/x.tsv"]
-    assert [file.name for file in find(f"{tmp_path}/d?")] == [
-        f"{tmp_path}/d{d}/{f}" for d in (0, 2) for f in ("x.tsv", "y.txt")
-    ]
-    assert [file.name for file in find(tmp_path / "[odd]")] == [f"{tmp_path}/[odd]"]
-    with pytest.raises(UserError, match="no such file"):
-        find(f"{tmp_path}/none*/x")
-
-
-def test_globs_stay_within_names_and_leave_hidden_files_out(tmp_path, monkeypatch):
-    for name in ("a/x", "a/b/x", "a/b/c/x", "a/.h/x", "a/.x", "a/.y"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("1")
-    monkeypatch.chdir(tmp_path)
-    for pattern, expected in {
-        "a/*": ["a/b/x", "a/x"],
-        "*/x": ["a/x"],
-        "*/*/x": ["a/b/x"],
-        "a/**/x": ["a/b/c/x", "a/b/x", "a/x"],
-        "**/c/*": ["a/b/c/x"],
-        "a/.[xy]": ["a/.x", "a/.y"],
-        "a/**": ["a/b/c/x", "a/b/x", "a/x"],
-    }.items():
-        for name in (pattern, f"{tmp_path}/{pattern}", f"file://{tmp_path}/{pattern}"):
-            names = [file.path.removeprefix(f"{tmp_path}/").removeprefix("./") for file in find(name)]
-            assert names == expected, name
-
-
-@pytest.mark.parametrize("how", ["file", "local", "hard", "soft"])
-def test_a_file_by_two_names_is_named_twice(tmp_path, how):
-    log = tmp_path / "log"
-    log.write_text("".join(map(kaggle_row, range(10))))
-    other = tmp_path / "other"
-    if how == "hard":
-        other.hardlink_to(log)
-    elif how == "soft":
-        other.symlink_to(log)
-    else:
-        other = f"{how}://{log}"
-    with pytest.raises(UserError, match=rf"named twice( \(also as {log}\))?; allowed: each file once"):
-        prepare([log], tmp_path / "out", options("kaggle", test=(other,)))
 
 
 def test_what_a_schema_file_takes_from_the_options_is_recorded_and_the_rest_has_no_effect(tmp_path):
@@ -478,65 +257,3 @@ def test_what_is_prepared_and_loaded_is_what_was_written(tmp_path_factory, data)
             columns += [batch.sparse[name].values() for name in ("C1", "C26")]
             found += list(zip(*(column.tolist() for column in columns), strict=True))
     assert sorted(found) == [(n, label, first[n], last[n]) for n, label, _, _ in rows]
-
-
-def kaggle_row(number):
-    return f"{number % 2}\t{number}" + "\t1" * 12 + "\tff" * 26 + "\n"
-
-
-def test_files_of_fsspecs_filesystems(tmp_path):
-    with fsspec.open("memory://logs/day_0.gz", "wb") as file:
-        file.write(gzip.compress("".join(map(kaggle_row, range(20))).encode()))
-    with fsspec.open("memory://logs/day_1", "w") as file:
-        file.write("".join(map(kaggle_row, range(20, 30))))
-    info = prepare(["memory://logs/day_*"], tmp_path / "out", options("kaggle", ids="hash", dense="none"))
-    assert read(tmp_path / "out")["I1"].to_pylist() == list(range(30))
-    assert [name.split("/")[-1] for name in info.transform["sources"]["train"]] == ["day_0.gz", "day_1"]
-    with pytest.raises(UserError, match="nothing://x: cannot be read: "):
-        find("nothing://x")
-
-
-@pytest.mark.parametrize("scheme", ["gs", "gcs"])
-@pytest.mark.parametrize(("options", "seconds"), [("", 15), ("?scheme=http", 15), ("?retry_limit_seconds=2", 2)])
-def test_retries_of_googles_storage_end(scheme, options, seconds):
-    system, path = files._filesystem(f"{scheme}://anonymous@bucket/x{options}")
-    assert path == "bucket/x" and system.__reduce__()[1][0]["retry_time_limit"].total_seconds() == seconds
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    """An S3 server on loopback with a bucket `logs`; gives the options of its URLs and a client."""
-    boto3, server_of = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
-    client.create_bucket(Bucket="logs")
-    yield f"?endpoint_override={host}%3A{port}&scheme=http&region=us-east-1", client
-    server.stop()
-
-
-def test_files_on_s3(tmp_path, s3):
-    where, client = s3
-    client.put_object(
-        Bucket="logs", Key="days/day_1.gz", Body=gzip.compress("".join(map(kaggle_row, range(20))).encode())
-    )
-    client.put_object(Bucket="logs", Key="days/day_2", Body="".join(map(kaggle_row, range(20, 30))).encode())
-    client.put_object(Bucket="logs", Key="days/.hidden", Body=b"x")
-    (tmp_path / "schema.toml").write_text(SCHEMA)
-    pq.write_table(foreign(40), tmp_path / "a.parquet")
-    client.put_object(Bucket="logs", Key="a.parquet", Body=(tmp_path / "a.parquet").read_bytes())
-    for number, source in enumerate(["s3://logs/days", "s3://logs/days/day_*"]):
-        out = tmp_path / f"out{number}"
-        info = prepare([source + where], out, options("kaggle", ids="hash", dense="none"))
-        assert read(out)["I1"].to_pylist() == list(range(30))
-        assert info.transform["sources"] == {"train": ["s3://logs/days/day_1.gz", "s3://logs/days/day_2"]}
-    info = prepare(["s3://logs/a.parquet" + where], tmp_path / "p", options("parquet", schema=tmp_path / "schema.toml"))
-    assert info.splits["train"].rows == 40
-    with pytest.raises(UserError, match="s3://logs/none: no such file"):
-        find("s3://logs/none" + where)
-    with pytest.raises(UserError, match="s3://nobucket/x"):
-        find("s3://user:key@nobucket/x" + where)
