@@ -27,9 +27,6 @@ _PARTS_OF_OPERATIONS = {
     "## EmbeddingBagCollectionAwaitable": "forward_exchange",
     "## forward": "dense_forward",
     "## backward": "dense_backward",
-    "All2All_": "backward_exchange",
-    "ReduceScatter": "backward_exchange",
-    "AllGather": "backward_exchange",
     "torch::autograd::CppNode<SplitLookup": "update",
     "c10d::allreduce_": "all_reduce",
     "torch::distributed::reducer": "all_reduce",
@@ -37,6 +34,8 @@ _PARTS_OF_OPERATIONS = {
     "## optimizer": "dense_optimizer",
 }
 """How the operations of TorchRec, FBGEMM and DDP begin, and which part of the step they are."""
+_EXCHANGES = ("All2All_", "ReduceScatter", "AllGather")
+"""How TorchRec's exchanges of embeddings begin; forward they lie inside of what is known by its own name."""
 _COMMUNICATION = ("id_exchange", "forward_exchange", "backward_exchange", "all_reduce")
 _INPUT = ("input", "copy")
 
@@ -133,4 +132,6 @@ def _moments(event: FunctionEvent, part: str, cuda: bool) -> Iterator[tuple[str,
 
 
 def _part(name: str) -> str | None:
+    if name.startswith(_EXCHANGES) and name.endswith("Backward"):
+        return "backward_exchange"
     return next((part for start, part in _PARTS_OF_OPERATIONS.items() if name.startswith(start)), None)

@@ -34,16 +34,20 @@ def test_each_moment_belongs_to_the_innermost_known_operation(tmp_path):
             spend("aten::copy_", 2)
         with record_function("## forward 3 ##"):
             spend("[lookup]_[model.embeddings]_[table_wise]", 8)
+            with record_function("[output_dist_wait]_[model.embeddings]_[row_wise]"):
+                spend("ReduceScatterBase_Wait", 3)
             spend("aten::addmm", 6)
         with record_function("## backward 3 ##"):
             spend("torch::autograd::CppNode<SplitLookupFunction_sgd_Op_pt2>", 5)
+            spend("ReduceScatterBase_WaitBackward", 2)
+            spend("All2All_Pooled_ReqBackward", 2)
             spend("aten::mm", 3)
             time.sleep(0.007)  # for the all-reduce, behind the last gradient
         spend("something of ours", 2)
 
     found = profiled(tmp_path, step).milliseconds
     expected = {"input": 4, "copy": 2, "lookup": 8, "dense_forward": 6, "update": 5, "dense_backward": 3}
-    expected |= {"all_reduce": 7, "overhead": 2}
+    expected |= {"all_reduce": 7, "overhead": 2, "forward_exchange": 3, "backward_exchange": 4}
     assert found.keys() == expected.keys()
     for part, milliseconds in expected.items():  # a busy machine makes them longer, never shorter
         assert found[part] >= milliseconds * 0.99, part
