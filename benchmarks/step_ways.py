@@ -25,7 +25,7 @@ from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.order import EpochOrder
 from dlrm_dist.data.schema import read_info
-from dlrm_dist.loop import Schedule
+from dlrm_dist.epochs import Epochs
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.dlrm import DLRM
 
@@ -118,8 +118,8 @@ def plain(config: Config) -> dict[str, float]:
     torch.set_num_threads(runtime.choose_threads(config.runtime.threads, 1))
     info = read_info(config.data.path)
     reader = SplitReader(config.data.path, info, "train", 0, 1, expand=config.data.expand_multi_hot)
-    schedule = Schedule.of(config.train, reader, drop_last=False)
-    batches = [_plain_batch(batch.to(device)) for batch in schedule.batches(reader)]
+    epochs = Epochs.of(config.train, reader, drop_last=False)
+    batches = [_plain_batch(batch.to(device)) for batch in epochs.batches(reader)]
     features = [
         (each.name, rows) for each, rows in zip(info.categories, config.model.num_embeddings or (), strict=True)
     ]

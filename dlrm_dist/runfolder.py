@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from filelock import FileLock, Timeout
 from dlrm_dist import __version__
 from dlrm_dist.config import Config, RunSection
 from dlrm_dist.errors import UserError
+from dlrm_dist.listeners import Line, Listener
 from dlrm_dist.planning.plan_file import PlanFile
 from dlrm_dist.runtime import Session
 
@@ -104,11 +106,6 @@ class RunFolder:
             temporary.write_text("".join(line + "\n" for line in lines))
             temporary.replace(path)
 
-    def report(self, line: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
     def trace(self, rank: int) -> Path:
         """Where a rank's profile belongs."""
         return self.path / "trace" / f"rank{rank}.pt.trace.json.gz"
@@ -118,6 +115,55 @@ class RunFolder:
         temporary = self.path / f".{name}.tmp"
         temporary.write_text(json.dumps(values, indent=1) + "\n")
         temporary.replace(self.path / name)
+
+
+class MetricsFile(Listener):
+    """Appends every report to metrics.jsonl."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._path = folder.path / "metrics.jsonl"
+
+    def trained(self, line: Line) -> None:
+        """Append it."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def scored(self, line: Line) -> None:
+        """Append it."""
+        self.trained(line)
+
+
+class Console(Listener):
+    """Lines for people."""
+
+    _total = 0
+
+    def begins(self, done: int, total: int) -> None:
+        """Note the number of steps."""
+        self._total = total
+
+    def trained(self, line: Line) -> None:
+        """Loss, speed, time left."""
+        bound = f", bound by {line['bound_by']}" if "bound_by" in line else ""
+        left = timedelta(seconds=round(line["seconds_left"]))
+        print(
+            f"step {line['step']}/{self._total} loss {line['loss']:.5f} {line['samples_per_s']:,.0f} samples/s{bound}, "
+            f"{left} left",
+            flush=True,
+        )
+
+    def scored(self, line: Line) -> None:
+        """The scores."""
+        print(
+            f"step {line['step']}: {line['split']} auc {line['auc']:.5f} log loss {line['log_loss']:.5f} ne "
+            f"{line['ne']:.5f} accuracy {line['accuracy']:.5f} ({line['rows']:.0f} rows)",
+            flush=True,
+        )
+
+    def ends(self, result: Line | None) -> None:
+        """The result."""
+        if result:
+            print(describe(result), flush=True)
 
 
 def read_result(path: Path) -> dict[str, Any]:

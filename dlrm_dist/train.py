@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 
-from dlrm_dist import optim, out_of_memory, preflight, runfolder
+from dlrm_dist import optim, out_of_memory, preflight
 from dlrm_dist.checkpoint import init_from
 from dlrm_dist.checkpoint.keeper import Checkpoints, Continued, Origin
 from dlrm_dist.config import Config
 from dlrm_dist.data import planted
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import DatasetInfo, read_info
-from dlrm_dist.loop import Loop, Schedule
+from dlrm_dist.epochs import Epochs
+from dlrm_dist.listeners import Listener, told
+from dlrm_dist.loop import Loop
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.shape import ModelShape, dataset_shape
 from dlrm_dist.models.task import ClickTask
@@ -22,7 +24,7 @@ from dlrm_dist.planning.for_run import machine_at_hand, plan_of_run
 from dlrm_dist.planning.inputs import request_of
 from dlrm_dist.planning.plan_file import PlanFile
 from dlrm_dist.planning.torchrec_plan import to_torchrec
-from dlrm_dist.runfolder import RunFolder
+from dlrm_dist.runfolder import Console, MetricsFile, RunFolder
 from dlrm_dist.runtime import (
     Session,
     arithmetic,
@@ -35,6 +37,7 @@ from dlrm_dist.runtime import (
     world_size,
 )
 from dlrm_dist.shard import ShardedTask, shard
+from dlrm_dist.step_split import StepSplit
 
 _RUN = "run"
 """Under which the first try notes the run's name for those that follow."""
@@ -53,7 +56,7 @@ def main(config: Config) -> dict[str, Any]:
     preflight.validate_data(config, info, world_size())
     with ExitStack() as held, session(config.runtime) as here:
         train, valid = _reader(config, info, "train", here), _reader(config, info, config.eval.split, here)
-        schedule = Schedule.of(config.train, train, drop_last=config.data.last_batch == "drop")
+        epochs = Epochs.of(config.train, train, drop_last=config.data.last_batch == "drop")
         shape = dataset_shape(info, config.model, config.data.expand_multi_hot)
         plan, lines = here.from_main(lambda: _plan(config, shape, here))
         folder = here.from_main(lambda: _folder(config, plan, here, held))
@@ -65,15 +68,27 @@ def main(config: Config) -> dict[str, Any]:
                 folder.path / "checkpoints", here, config.checkpoint, _origin(config, info, here, plan)
             )
             continued = _restore(config, info, checkpoints, sharded, folder, here)
-            loop = Loop(here, sharded, schedule, folder, config.train, config.eval, checkpoints)
-            result = loop.run(train, valid, continued)
-        if valid.split in info.best_auc:
-            result["best_reachable_auc"] = info.best_auc[valid.split]
-        if here.is_main:
-            result["run"] = str(folder.path)
-            folder.write_json("result.json", result)
-            print(runfolder.describe(result), flush=True)
+            train_section = config.train
+            split = StepSplit(
+                train_section.profile, train_section.log_every, here.device, folder.trace(here.global_rank)
+            )
+            with told(_listeners(folder) if here.is_main else ()) as listener:
+                loop = Loop(here, sharded, epochs, train_section, config.eval, checkpoints, split, listener)
+                result = loop.run(train, valid, continued)
+                result |= {"run": str(folder.path), **_best_reachable(info, valid.split)}
+                if here.is_main:
+                    folder.write_json("result.json", result)
+                listener.ends(result)
         return result
+
+
+def _listeners(folder: RunFolder) -> list[Listener]:
+    """Who is told of the run's progress, on global rank 0."""
+    return [MetricsFile(folder), Console()]
+
+
+def _best_reachable(info: DatasetInfo, split: str) -> dict[str, float]:
+    return {"best_reachable_auc": info.best_auc[split]} if split in info.best_auc else {}
 
 
 def _of_this_try(config: Config) -> Config:

@@ -15,7 +15,7 @@ from dlrm_dist.config import ModelSection, OptimizerSection, RuntimeSection, Tra
 from dlrm_dist.cpu_adagrad import fused_tables
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import read_info
-from dlrm_dist.loop import Schedule
+from dlrm_dist.epochs import Epochs
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.shape import ModelShape, dataset_shape
 from dlrm_dist.models.task import ClickTask
@@ -49,7 +49,7 @@ def run_case(case: dict[str, Any], here: Session) -> dict[str, Any]:
     folder = Path(case["data"])
     info = read_info(folder)
     reader = SplitReader(folder, info, "train", here.global_rank, here.world_size)
-    schedule = Schedule.of(TrainSection(**case["train"]), reader, drop_last=False)
+    epochs = Epochs.of(TrainSection(**case["train"]), reader, drop_last=False)
     section = ModelSection(**case["model"])
     shape = dataset_shape(info, section)
     features = [(feature.name, feature.rows) for feature in shape.features]
@@ -67,7 +67,7 @@ def run_case(case: dict[str, Any], here: Session) -> dict[str, Any]:
     )
     initial = whole(sharded.model.state_dict())
     pipeline = TrainPipelineSparseDist(sharded.model, sharded.optimizer, here.device)
-    batches = schedule.batches(reader)
+    batches = epochs.batches(reader)
     for factor in case["factors"]:
         sharded.scale_learning_rates(factor)
         pipeline.progress(batches)

@@ -9,7 +9,7 @@ import torch
 from dlrm_dist.config import TrainSection
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import read_info
-from dlrm_dist.loop import Schedule
+from dlrm_dist.epochs import Epochs
 from dlrm_dist.verify.ranks import run_ranks
 from tests.ranks.reference import ReferenceDLRM, table_key, train
 
@@ -56,11 +56,11 @@ def sharded_runs(request, small_dataset, tmp_path_factory):
 def reference_run(initial, data, kind, slower=1.0):
     info = read_info(data)
     reader = SplitReader(data, info, "train", 0, 1)
-    schedule = Schedule.of(TrainSection(batch_size=100, epochs=1), reader, drop_last=False)
-    assert schedule.total_steps == 20
+    epochs = Epochs.of(TrainSection(batch_size=100, epochs=1), reader, drop_last=False)
+    assert epochs.total_steps == 20
     model = ReferenceDLRM(initial, [category.name for category in info.categories])
     sparse, dense = (kind, RATES[kind][0] * slower), (DENSE[kind], RATES[kind][1])
-    return model, train(model, schedule.batches(reader), sparse, dense, EPS, FACTORS)
+    return model, train(model, epochs.batches(reader), sparse, dense, EPS, FACTORS)
 
 
 def largest_difference(run, model, moments):

@@ -1,0 +1,134 @@
+"""What a run measures of its training: the loss, the time, the speed."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dlrm_dist.checkpoint.folder import Progress
+from dlrm_dist.data.batch import ClickBatch
+from dlrm_dist.epochs import Epochs
+from dlrm_dist.errors import RunFailedError
+from dlrm_dist.runtime import Session
+
+
+class Stopwatch:
+    """Seconds spent training; evaluation is not counted."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._started = time.perf_counter() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self._started
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count what happens inside."""
+        before = self.seconds
+        yield
+        self._started = time.perf_counter() - before
+
+
+class TimedBatches:
+    """An iterator that adds up the seconds its user waits for the next batch."""
+
+    def __init__(self, batches: Iterator[ClickBatch]) -> None:
+        self._batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> "TimedBatches":
+        return self
+
+    def __next__(self) -> ClickBatch:
+        started = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+class Meter:
+    """Sums of a run's steps, and the lines that come of them."""
+
+    def __init__(self, here: Session, epochs: Epochs, done: int, progress: Progress) -> None:
+        """Begin, or go on behind `done` steps with the sums of a checkpoint."""
+        self.watch = Stopwatch(progress.train_seconds)
+        self._here, self._epochs = here, epochs
+        self._marks = [(done, progress.train_seconds)]  # (step, training seconds) of each report
+        self._reported_step = progress.reported_step
+        # Of this rank, since the last report; the mean over ranks is reported, so each goes on with the whole sum.
+        self._loss = torch.tensor(progress.loss_sum, dtype=torch.float64, device=here.device)
+        self._bad_step = torch.zeros((), dtype=torch.int64, device=here.device)  # first one whose loss is not finite
+
+    def add(self, loss: torch.Tensor, step: int) -> None:
+        """Take a step's loss, without waiting for the device."""
+        self._loss += loss
+        is_first_bad = ~torch.isfinite(loss) & (self._bad_step == 0)
+        self._bad_step.masked_fill_(is_first_bad, step)
+
+    def progress(self) -> Progress:
+        """The sums, for a checkpoint. Collective."""
+        return Progress(loss_sum=self._loss_sum(), reported_step=self._reported_step, train_seconds=self.watch.seconds)
+
+    def check_losses(self) -> None:
+        """Stop where a loss was not finite, before anything of that is saved or reported. Collective.
+
+        Raises:
+            RunFailedError: with the first such step and its rank.
+        """
+        first = self._bad_step.new_zeros(self._here.world_size)
+        first[self._here.global_rank] = self._bad_step
+        dist.all_reduce(first)
+        steps = first.tolist()  # waits for the device
+        if any(steps):
+            step = min(each for each in steps if each)
+            raise RunFailedError(
+                f"the training loss is not finite at step {step} on rank {steps.index(step)}: the run has diverged; "
+                "lower train.learning_rate; earlier checkpoints are intact"
+            )
+
+    def report(self, step: int, input_seconds: float) -> dict[str, Any]:
+        """The mean loss and the speed since the last report, and the wait for input then. Collective."""
+        self.check_losses()
+        mean_loss = self._loss_sum() / (step - self._reported_step)
+        last_step, last_seconds = self._marks[-1]
+        seconds = self.watch.seconds
+        self._marks.append((step, seconds))
+        self._reported_step = step
+        self._loss.zero_()
+        rows = self._epochs.rows_after(step)
+        rate = (rows - self._epochs.rows_after(last_step)) / (seconds - last_seconds)
+        return {
+            "step": step,
+            "split": "train",
+            "samples": rows,
+            "loss": mean_loss,
+            "samples_per_s": rate,
+            "step_ms": (seconds - last_seconds) / (step - last_step) * 1e3,
+            "split_ms": {"input": input_seconds / (step - last_step) * 1e3},
+            "seconds_left": (self._epochs.rows_after(self._epochs.total_steps) - rows) / rate,
+        }
+
+    def result(self) -> dict[str, Any]:
+        """The final figures; the speed leaves out the first report, which holds warm-up, where there are others."""
+        total = self._epochs.total_steps
+        step, seconds = self._marks[1] if len(self._marks) > 2 else self._marks[0]
+        measured = self._marks[-1][1] - seconds
+        rows = self._epochs.rows_after(total) - self._epochs.rows_after(step)
+        return {
+            "steps": total,
+            "samples": self._epochs.rows_after(total),
+            "samples_per_s": rows / measured if measured else 0.0,
+            "train_seconds": self.watch.seconds,
+        }
+
+    def _loss_sum(self) -> float:
+        """Of the steps since the last report, the mean over ranks; waits for the device. Collective."""
+        loss = self._loss / self._here.world_size
+        dist.all_reduce(loss)
+        return loss.item()
