@@ -65,8 +65,9 @@ class DLRM(nn.Module):
 
     def forward(self, dense_BN: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
         """Float [B, N] and a jagged tensor of F keys to logits, float [B]."""
+        embeddings = self.embeddings(sparse)  # begins their exchange between ranks, which the bottom MLP then hides
         dense_BD = self.bottom_mlp(dense_BN)
-        return self.top_mlp(self.interaction(dense_BD, self.embeddings(sparse))).squeeze(1)
+        return self.top_mlp(self.interaction(dense_BD, embeddings)).squeeze(1)
 
 
 def table_configs(
