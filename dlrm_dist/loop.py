@@ -65,7 +65,7 @@ class Loop:
         for step in range(done + 1, total + 1):
             with self._split.step(step):
                 self._sharded.scale_learning_rates(learning_rate_factor(self._train, step - 1))
-                self._meter.add(self._pipeline.progress(batches)[0], step)
+                self._meter.add(self._pipeline.progress(batches), step)
             if step % self._train.log_every == 0 or step == total:
                 self._report(step, batches)
             scores = self._score(step, valid) if self._is_scored(step) else None

@@ -12,7 +12,11 @@ from dlrm_dist.checkpoint.folder import Progress
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.epochs import Epochs
 from dlrm_dist.errors import RunFailedError
+from dlrm_dist.metrics import MetricState
+from dlrm_dist.models.task import Predictions
 from dlrm_dist.runtime import Session
+
+_SCORES = ("auc", "ne", "accuracy", "calibration")
 
 
 class Stopwatch:
@@ -63,10 +67,13 @@ class Meter:
         self._reported_step = progress.reported_step
         # Of this rank, since the last report; the mean over ranks is reported, so each goes on with the whole sum.
         self._loss = torch.tensor(progress.loss_sum, dtype=torch.float64, device=here.device)
+        self._scores = MetricState(here.device)
         self._bad_step = torch.zeros((), dtype=torch.int64, device=here.device)  # first one whose loss is not finite
 
-    def add(self, loss: torch.Tensor, step: int) -> None:
-        """Take a step's loss, without waiting for the device."""
+    def add(self, predictions: Predictions, step: int) -> None:
+        """Take a step's loss and scores, without waiting for the device."""
+        loss, logits, labels, weights = predictions
+        self._scores.update(logits, labels, weights)  # .09 ms of a step of 40, B 2,048, one core
         self._loss += loss
         is_first_bad = ~torch.isfinite(loss) & (self._bad_step == 0)
         self._bad_step.masked_fill_(is_first_bad, step)
@@ -93,7 +100,10 @@ class Meter:
             )
 
     def report(self, step: int, input_seconds: float) -> dict[str, Any]:
-        """The mean loss and the speed since the last report, and the wait for input then. Collective."""
+        """Loss, scores and speed of the steps since the last report. Collective.
+
+        A row is scored before the model learns from it. `epoch` and `batch` (within it) count from 1. Behind a resume the scores begin with its first step.
+        """
         self.check_losses()
         mean_loss = self._loss_sum() / (step - self._reported_step)
         last_step, last_seconds = self._marks[-1]
@@ -101,13 +111,18 @@ class Meter:
         self._marks.append((step, seconds))
         self._reported_step = step
         self._loss.zero_()
+        scores = self._scores.compute()
+        self._scores = MetricState(self._here.device)
         rows = self._epochs.rows_after(step)
         rate = (rows - self._epochs.rows_after(last_step)) / (seconds - last_seconds)
         return {
             "step": step,
             "split": "train",
+            "epoch": (step - 1) // self._epochs.steps_per_epoch + 1,
+            "batch": (step - 1) % self._epochs.steps_per_epoch + 1,
             "samples": rows,
             "loss": mean_loss,
+            **{name: scores.as_dict()[name] for name in _SCORES},
             "samples_per_s": rate,
             "step_ms": (seconds - last_seconds) / (step - last_step) * 1e3,
             "split_ms": {"input": input_seconds / (step - last_step) * 1e3},

@@ -143,12 +143,13 @@ class Console(Listener):
         self._total = total
 
     def trained(self, line: Line) -> None:
-        """Loss, speed, time left."""
+        """Position, loss and AUC since the last line, what a step costs, time left."""
         bound = f", bound by {line['bound_by']}" if "bound_by" in line else ""
         left = timedelta(seconds=round(line["seconds_left"]))
         print(
-            f"step {line['step']}/{self._total} loss {line['loss']:.5f} {line['samples_per_s']:,.0f} samples/s{bound}, "
-            f"{left} left",
+            f"epoch {line['epoch']} batch {line['batch']} step {line['step']}/{self._total} loss {line['loss']:.5f} "
+            f"auc {line['auc']:.5f} input {line['split_ms']['input']:.2f} of {line['step_ms']:.1f} ms a step, "
+            f"{line['samples_per_s']:,.0f} samples/s{bound}, {left} left",
             flush=True,
         )
 
