@@ -174,6 +174,9 @@ class CheckpointSection(Section):
     stop (SIGTERM, SIGINT)."""
     every_minutes: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 15.0
     """Minutes between two checkpoints; 0: none by the clock."""
+    each_epoch: bool = False
+    """Save at the end of each epoch too, and keep all of these: `dlrm-dist evaluate RUN DATASET --each-checkpoint` then
+    scores each epoch's model."""
     keep: Positive = 3
     """How many of the newest checkpoints are kept; the best by AUC on `eval.split` is kept beside them."""
     asynchronous: bool = Field(default=True, alias="async")

@@ -40,7 +40,8 @@ class Epochs:
 
     def position(self, step: int) -> Position:
         """Where the run is when `step` steps are done."""
-        return Position(step, step // self.steps_per_epoch, self.rows_after(step))
+        epoch, rest = divmod(step, self.steps_per_epoch)
+        return Position(step, epoch, self.rows_after(step), ends_epoch=rest == 0)
 
     def batches(self, reader: SplitReader, done: int = 0) -> Iterator[ClickBatch]:
         """The rank's batches of all epochs behind `done` steps, as one stream: it is not drained between epochs."""

@@ -81,7 +81,7 @@ class Loop:
         Collective.
         """
         is_last = step == self._epochs.total_steps
-        saved = self._checkpoints
+        saved, at = self._checkpoints, self._epochs.position(step)
         asked_to_stop, by_clock, failed = self._here.agree(
             asked.is_requested, self._here.is_main and saved.is_due_by_clock(), saved.has_failed()
         )
@@ -89,11 +89,10 @@ class Loop:
         if failed:
             saved.wait()
         values = scores.as_dict() if scores else {}
-        if stop or is_last or by_clock or saved.is_due(step) or saved.is_best(values):
+        if stop or is_last or by_clock or saved.is_due(at) or saved.is_best(values):
             with self._meter.watch.paused():
                 self._meter.check_losses()
-                at, progress = self._epochs.position(step), self._meter.progress()
-                saved.save(self._sharded, at, progress, values, wait=stop or is_last)
+                saved.save(self._sharded, at, self._meter.progress(), values, wait=stop or is_last)
         if stop:
             raise InterruptedRunError(f"asked to stop: saved after step {step}; continue with --train.resume auto")
 

@@ -102,7 +102,8 @@ class Meter:
     def report(self, step: int, input_seconds: float) -> dict[str, Any]:
         """Loss, scores and speed of the steps since the last report. Collective.
 
-        A row is scored before the model learns from it. `epoch` and `batch` (within it) count from 1. Behind a resume the scores begin with its first step.
+        A row is scored before the model learns from it. `epoch` and `batch` (within it) count from 1. Behind a resume
+        the scores begin with its first step.
         """
         self.check_losses()
         mean_loss = self._loss_sum() / (step - self._reported_step)

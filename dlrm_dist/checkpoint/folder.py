@@ -49,6 +49,7 @@ class Facts(BaseModel):
         rows: global rows trained on.
         progress: sums of the loop.
         scores: of the validation at this step, if it was scored then.
+        stays: whether it is kept however many follow.
         same: what a run that continues must have in common.
         announced: what may differ, but is told.
         sha256: of each file but this one.
@@ -62,6 +63,7 @@ class Facts(BaseModel):
     rows: int
     progress: Progress
     scores: dict[str, float]
+    stays: bool = False
     same: dict[str, Any]
     announced: dict[str, Any]
     sha256: dict[str, str]
@@ -147,11 +149,18 @@ def best_of(folder: Path) -> tuple[Path, float] | None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints and the best one."""
+    """Remove all but the newest `keep` checkpoints, the best one, and those that are to stay."""
     best = best_of(folder)
     for path in complete_ones(folder)[:-keep]:
-        if best is None or path != best[0]:
+        if (best is None or path != best[0]) and not _stays(path):
             shutil.rmtree(path)
+
+
+def _stays(path: Path) -> bool:
+    try:
+        return read_facts(path).stays
+    except UserError:
+        return False
 
 
 def damage_of(path: Path, part: int = 0, parts: int = 1) -> str | None:

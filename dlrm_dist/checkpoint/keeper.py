@@ -26,11 +26,12 @@ from dlrm_dist.shard import ShardedTask
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run is: completed steps, the epoch of the next one, global rows trained on."""
+    """Where a run is: completed steps, epoch of the next one, global rows trained on, whether an epoch ends here."""
 
     step: int
     epoch: int
     rows: int
+    ends_epoch: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,12 @@ class Checkpoints:
         self._saved_at = time.monotonic()
         self._best: float | None = None
 
-    def is_due(self, step: int) -> bool:
-        """Whether one is to be saved after this step, by the number of steps."""
-        return self._section.every > 0 and step % self._section.every == 0
+    def is_due(self, at: Position) -> bool:
+        """Whether one is to be saved here, by the number of steps or the end of an epoch."""
+        return (self._section.every > 0 and at.step % self._section.every == 0) or self._stays(at)
+
+    def _stays(self, at: Position) -> bool:
+        return self._section.each_epoch and at.ends_epoch
 
     def is_due_by_clock(self) -> bool:
         """Whether one is due by this rank's clock."""
@@ -122,6 +126,7 @@ class Checkpoints:
             rows=at.rows,
             progress=progress,
             scores=scores,
+            stays=self._stays(at),
             same=self._origin.same,
             announced=self._origin.announced,
             sha256={},

@@ -161,12 +161,13 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(runs, clicks, whole):
 
 
 def test_evaluation_in_between_changes_nothing(runs, clicks, whole):
-    done = train(runs, clicks, 2, "scored", "--eval.every", "3", "--checkpoint.keep", "1")
+    kept = ("--checkpoint.keep", "1", "--checkpoint.each_epoch", "true")
+    done = train(runs, clicks, 2, "scored", "--eval.every", "3", *kept)
     assert done.returncode == 0, done.stderr
     assert_bit_equal(runs, "scored", whole(2))
     scored = [json.loads(line) for line in (runs / "scored" / "metrics.jsonl").read_text().splitlines()]
     best = max((line for line in scored if line["split"] == "valid"), key=lambda line: line["auc"])
-    assert checkpoints(runs, "scored") == sorted({f"step_{step:09d}" for step in (best["step"], STEPS)})
+    assert checkpoints(runs, "scored") == sorted({f"step_{step:09d}" for step in (best["step"], STEPS // 2, STEPS)})
 
 
 def test_two_runs_on_one_folder_exclude_each_other(runs, clicks):
