@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dlrm_dist import checkpoint_verbs, inspect_verb, plan_verbs, verify_verb
-from dlrm_dist.errors import UserError
+from dlrm_dist import checkpoint_verbs, evaluate_verb, inspect_verb, local_ranks, plan_verbs, verify_verb
+from dlrm_dist.errors import RankError, RunFailedError, UserError
 
 if TYPE_CHECKING:
     from dlrm_dist.data.options import PrepareOptions
@@ -41,20 +41,30 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     try:
-        options, rest = _parser().parse_known_args(_in_utf8(sys.argv[1:] if arguments is None else arguments))
+        words = _in_utf8(sys.argv[1:] if arguments is None else arguments)
+        options, rest = _parser().parse_known_args(words)
         if rest and not getattr(options, "takes_config_keys", False):
             raise UserError(f"unrecognized arguments: {' '.join(rest)}; see {options.prog} --help")
-        options.config_keys = rest
+        options.config_keys, options.words = rest, words
         return options.run(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # All ranks meet a wrong command alike, and one speaks; what one rank alone met, it says itself.
+        _say(error, local_ranks.global_rank() if isinstance(error, RankError) else 0)
         return 2
+    except RunFailedError as error:
+        _say(error, error.speaker)
+        return 1
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stdout = None
         return 0
     except KeyboardInterrupt:
         print("interrupted; nothing was left behind", file=sys.stderr)
         return 130
+
+
+def _say(error: Exception, rank: int) -> None:
+    if local_ranks.global_rank() == rank:
+        print(f"error: {error}", file=sys.stderr)
 
 
 def _in_utf8(words: Sequence[str]) -> Sequence[str]:
@@ -75,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     plan_verbs.add_verbs(verbs.add_parser("plan", help="make, explain, compare and check sharding plans"))
     inspect_verb.add_inspect(verbs.add_parser("inspect", help="what is in a dataset or a checkpoint"))
     checkpoint_verbs.add_verbs(verbs.add_parser("checkpoint", help="reshard, unshard and compare checkpoints, offline"))
+    evaluate_verb.add_evaluate(verbs.add_parser("evaluate", help="score a trained run on a dataset"))
     verify_verb.add_verify(verbs.add_parser("verify", help="sharded against unsharded training, on this machine"))
     _add_result(verbs.add_parser("result", help="say how a run ended"))
     return parser

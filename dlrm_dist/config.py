@@ -195,6 +195,17 @@ class EvalSection(Section):
     """Global batch of the evaluation."""
 
 
+class MetricsSection(Section):
+    """What a score is made of."""
+
+    exact: bool = False
+    """Areas under curves without bins: scores are ordered in a temporary folder under the run's, which all hosts must
+    share, 32 bytes a row. Else their error is bounded, and the bound is reported."""
+    group_by: str | None = None
+    """Also a grouped AUC: within rows of the same id in this category (the first id, where it has lists), weighted by
+    impressions. Ordered on disk as with `metrics.exact`, and exact."""
+
+
 class RuntimeSection(Section):
     """The machine."""
 
@@ -240,6 +251,7 @@ class Config(BaseSettings):
     train: TrainSection = TrainSection()
     checkpoint: CheckpointSection = CheckpointSection()
     eval: EvalSection = EvalSection()
+    metrics: MetricsSection = MetricsSection()
     runtime: RuntimeSection = RuntimeSection()
     run: RunSection = RunSection()
 
@@ -251,6 +263,7 @@ class Config(BaseSettings):
         "train",
         "checkpoint",
         "eval",
+        "metrics",
         "runtime",
         "run",
     )

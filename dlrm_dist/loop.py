@@ -1,7 +1,10 @@
 """The training loop: TorchRec's pipeline fed step by step, saved and scored at intervals."""
 
 import math
+from collections.abc import Callable
 from typing import Any
+
+from torch import nn
 
 from dlrm_dist.checkpoint.folder import Progress
 from dlrm_dist.checkpoint.keeper import Checkpoints, Continued
@@ -9,7 +12,6 @@ from dlrm_dist.config import EvalSection, TrainSection
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.epochs import Epochs
 from dlrm_dist.errors import RunFailedError
-from dlrm_dist.evaluate import evaluate
 from dlrm_dist.interruption import InterruptedRunError, Interruption, interruption
 from dlrm_dist.listeners import Line, Listener
 from dlrm_dist.meter import Meter, TimedBatches
@@ -34,10 +36,11 @@ class Loop:
         checkpoints: Checkpoints,
         split: StepSplit,
         listener: Listener,
+        scorer: Callable[[nn.Module, SplitReader], ClickMetrics],
     ) -> None:
         self._here, self._sharded, self._epochs = here, sharded, epochs
         self._train, self._eval, self._checkpoints = train, evaluation, checkpoints
-        self._split, self._listener = split, listener
+        self._split, self._listener, self._scorer = split, listener, scorer
         self._pipeline = pipeline_of(sharded, here.device)
 
     def run(self, train: SplitReader, valid: SplitReader, continued: Continued | None = None) -> dict[str, Any]:
@@ -106,7 +109,7 @@ class Loop:
         self._listener.scoring(line)
         with self._meter.watch.paused():
             model = self._pipeline.detach()
-            scores = evaluate(model, valid, self._eval.batch_size, self._here.device)
+            scores = self._scorer(model, valid)
             self._pipeline.attach(model)
         if not math.isfinite(scores.log_loss):  # on every rank alike
             raise RunFailedError(

@@ -1,8 +1,8 @@
 """Metrics of click prediction: streaming, in bounded memory, merged over ranks by one sum.
 
 Scores are counted in bins of equal width in logit space, where the scores of a rare click lie as densely as others do.
-Two scores that share a bin count as tied: the area under the ROC curve is then off by at most half the pairs of one
-click and one non-click that share a bin, and that bound is reported beside it.
+Two scores that share a bin count as tied, and a bound on what that changes is reported beside each area
+(`dlrm_dist.ranking.binned`). Areas without bins, and grouped ones, order the rows on disk.
 """
 
 import math
@@ -11,6 +11,10 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from dlrm_dist.ranking.binned import areas
+from dlrm_dist.ranking.exact import ExactAreas
+from dlrm_dist.ranking.grouped import GroupedAuc
 
 _BINS = 1 << 15
 _LIMIT = 16.0
@@ -24,46 +28,83 @@ class ClickMetrics:
     Attributes:
         rows: number of rows (sum of weights).
         auc: area under the ROC curve; NaN when only one class is there.
-        auc_error: bound on what binning changed in it.
+        auc_error: bound on what binning changed in it; 0 when exact.
+        auprc: average precision, the area under the precision-recall curve; NaN when only one class is there.
+        auprc_error: bound on what binning changed in it; 0 when exact.
         log_loss: mean binary cross-entropy in nats.
         ne: normalised entropy, log_loss / entropy of the label rate (He et al., ADKDD 2014); NaN for one class.
         accuracy: share of rows where (probability > .5) is the label.
         calibration: mean prediction / mean label; NaN without a click.
         click_rate: mean label.
+        gauc: grouped AUC; None when rows are not grouped, NaN when no group has both classes.
+        gauc_groups: number of groups with both classes.
+        gauc_rows: their rows (sum of weights).
     """
 
     rows: float
     auc: float
     auc_error: float
+    auprc: float
+    auprc_error: float
     log_loss: float
     ne: float
     accuracy: float
     calibration: float
     click_rate: float
+    gauc: float | None = None
+    gauc_groups: int | None = None
+    gauc_rows: float | None = None
 
     def as_dict(self) -> dict[str, float]:
-        """The figures by name."""
-        return asdict(self)
+        """The figures by name, without those that were not asked for."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class MetricState:
-    """Running sums of one pass over scored rows."""
+    """Running sums of one pass over scored rows.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: where logits come from.
+        exact: orders the scores for areas without bins, in place of those with.
+        grouped: orders them within groups.
+    """
+
+    def __init__(
+        self, device: torch.device, exact: ExactAreas | None = None, grouped: GroupedAuc | None = None
+    ) -> None:
+        self._exact, self._grouped = exact, grouped
         self._counts = torch.zeros(2, _BINS, dtype=torch.float64, device=device)
         # weight, loss, hits, predicted clicks
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)
 
-    def update(self, logits: Tensor, labels: Tensor, weights: Tensor) -> None:
-        """Add rows: logits, labels (0 or 1) and weights, float [B] each; weight 0 is a filler."""
-        losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-        hits = (logits > 0) == (labels > 0.5)
-        values = torch.stack([torch.ones_like(losses), losses, hits.to(losses.dtype), logits.sigmoid()])
-        self._sums += (values.double() * weights).sum(dim=1)
+    def update(self, logits: Tensor, labels: Tensor, weights: Tensor, groups: Tensor | None = None) -> None:
+        """Add rows.
+
+        Args:
+            logits: float32 [B].
+            labels: 0 or 1, float32 [B].
+            weights: float32 [B]; weight 0 is a filler.
+            groups: int64 [B], on CPU, -1 for none; needed for a grouped AUC alone.
+        """
+        scores, targets = logits.double(), labels.double()  # a float32 loss is off by 6e-8 a row
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
+        hits = ((logits > 0) == (labels > 0.5)).double()
+        self._sums += (torch.stack([torch.ones_like(losses), losses, hits, scores.sigmoid()]) * weights).sum(dim=1)
         # What is not finite lands in the middle; the loss is then not finite either, and says so.
         place = (logits.nan_to_num(0.0).clamp(-_LIMIT, _LIMIT) + _LIMIT) * ((_BINS - 1) / (2 * _LIMIT))
         index = place.round().long() + (labels > 0.5).long() * _BINS
         self._counts.view(-1).index_add_(0, index, weights.double())
+        if self._exact or self._grouped:
+            self._order(logits, labels, weights, groups)
+
+    def _order(self, *columns: Tensor | None) -> None:
+        """Hand rows to what orders them; waits for the device."""
+        scores, labels, weights, groups = (None if each is None else each.cpu().numpy() for each in columns)
+        assert scores is not None and labels is not None and weights is not None
+        if self._exact:
+            self._exact.add(scores, labels, weights)
+        if self._grouped and groups is not None:
+            self._grouped.add(groups, scores, labels, weights)
 
     def compute(self) -> ClickMetrics:
         """The figures over all ranks' rows. Collective when a process group is up: every rank must call it."""
@@ -74,29 +115,22 @@ class MetricState:
         counts, sums = values[: 2 * _BINS].view(2, _BINS), values[2 * _BINS :]
         rows, loss, hits, predicted = sums.tolist()
         negatives, positives = counts[0].sum().item(), counts[1].sum().item()
-        auc, error = _auc(counts)
         rate = _ratio(positives, rows)
         entropy = -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate)) if positives and negatives else math.nan
+        area = self._exact.compute() if self._exact else areas(counts)
+        group = self._grouped.compute() if self._grouped else None
         return ClickMetrics(
             rows=rows,
-            auc=auc,
-            auc_error=error,
+            **area._asdict(),
             log_loss=_ratio(loss, rows),
             ne=_ratio(loss, rows) / entropy,
             accuracy=_ratio(hits, rows),
             calibration=_ratio(predicted, positives),
             click_rate=rate,
+            gauc=group and group.auc,
+            gauc_groups=group and group.groups,
+            gauc_rows=group and group.rows,
         )
-
-
-def _auc(counts: Tensor) -> tuple[float, float]:
-    """Area under the ROC curve of two histograms, float64 [2, bins], and the bound on its error."""
-    negatives, positives = counts
-    pairs = (negatives.sum() * positives.sum()).item()
-    below = negatives.cumsum(0) - negatives
-    tied = (negatives * positives).sum().item()
-    won = (below * positives).sum().item()
-    return _ratio(won + tied / 2, pairs), _ratio(tied / 2, pairs)
 
 
 def _ratio(numerator: float, denominator: float) -> float:

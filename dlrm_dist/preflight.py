@@ -8,7 +8,7 @@ from dlrm_dist import config as config_module
 from dlrm_dist import optim, runfolder, runtime
 from dlrm_dist.config import Config, ShardingSection
 from dlrm_dist.data import footers, planted
-from dlrm_dist.data.schema import DatasetInfo, read_info
+from dlrm_dist.data.schema import DatasetInfo, check_category, read_info
 from dlrm_dist.errors import UserError
 from dlrm_dist.models.shape import dataset_shape
 from dlrm_dist.planning import check as plan_check
@@ -108,6 +108,7 @@ def validate_data(config: Config, info: DatasetInfo, world_size: int) -> None:
                 f"dlrm-dist plan make --config CONFIG --cluster {plan.inputs.cluster.name}:{plan.inputs.cluster.size} "
                 "--out NAME.plan.json"
             )
+    check_category("metrics.group_by", config.metrics.group_by, info)
     for name in ("train", config.eval.split):
         if name not in info.splits:
             raise UserError(f"{path}: has no split {name!r}; it has {', '.join(info.splits)} (eval.split chooses one)")

@@ -49,6 +49,12 @@ class Session:
         dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self.control)
         return [bool(value) for value in values]
 
+    def gather(self, value: T) -> list[T]:
+        """Each rank's value, by rank; small ones. Collective."""
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, value, group=self.control)
+        return found
+
     def from_main(self, make: Callable[[], T]) -> T:
         """What `make` returns on global rank 0, on every rank; what it refuses is refused on all. Collective."""
         box: list[Any] = [None, None]

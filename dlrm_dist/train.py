@@ -14,6 +14,7 @@ from dlrm_dist.data import planted
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import DatasetInfo, read_info
 from dlrm_dist.epochs import Epochs
+from dlrm_dist.evaluate import evaluate
 from dlrm_dist.listeners import Listener, told
 from dlrm_dist.loop import Loop
 from dlrm_dist.models.build import build_model
@@ -72,8 +73,11 @@ def main(config: Config) -> dict[str, Any]:
             split = StepSplit(
                 train_section.profile, train_section.log_every, here.device, folder.trace(here.global_rank)
             )
+            scorer = partial(
+                evaluate, batch_size=config.eval.batch_size, here=here, section=config.metrics, folder=folder.path
+            )
             with told(_listeners(folder) if here.is_main else ()) as listener:
-                loop = Loop(here, sharded, epochs, train_section, config.eval, checkpoints, split, listener)
+                loop = Loop(here, sharded, epochs, train_section, config.eval, checkpoints, split, listener, scorer)
                 result = loop.run(train, valid, continued)
                 result |= {"run": str(folder.path), **_best_reachable(info, valid.split)}
                 if here.is_main:

@@ -135,6 +135,11 @@ def complete_ones(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step_*") if path.is_dir())
 
 
+def step_of(path: Path) -> int:
+    """The completed steps of the checkpoint at `path`, by its name."""
+    return int(path.name.removeprefix("step_"))
+
+
 def best_of(folder: Path) -> tuple[Path, float] | None:
     """The checkpoint with the highest AUC, and that AUC; the older one of two equals."""
     found: tuple[Path, float] | None = None

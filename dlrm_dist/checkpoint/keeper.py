@@ -162,7 +162,7 @@ class Checkpoints:
         """
         notes: list[str] = []
         for path in reversed(self._here.from_main(lambda: folders.complete_ones(self._folder))):
-            damage = self._damage(path)
+            damage = shared_damage(path, self._here)
             if damage:
                 notes.append(f"{path}: {damage}; using the one before it")
                 continue
@@ -179,13 +179,6 @@ class Checkpoints:
                 f"{notes[0].rpartition(';')[0]}, and there is no other complete checkpoint; start a new run"
             )
         return None
-
-    def _damage(self, path: Path) -> str | None:
-        """What is wrong with a checkpoint; the ranks share the reading. Collective."""
-        found: list[str | None] = [None] * self._here.world_size
-        mine = folders.damage_of(path, self._here.global_rank, self._here.world_size)
-        dist.all_gather_object(found, mine)
-        return next((each for each in found if each), None)
 
     def _begin(self, final: Path) -> bool:
         """Clear what a killed run left; says whether the checkpoint is there already."""
@@ -217,6 +210,13 @@ class Checkpoints:
                     f"{path}: was saved with {key} {facts.same.get(key)!r}, this run has {value!r}; continue with "
                     "the same, or start a new run (another --run.name)"
                 )
+
+
+def shared_damage(path: Path, here: Session) -> str | None:
+    """What is wrong with a checkpoint's files, if anything is; the ranks share the reading. Collective."""
+    found: list[str | None] = [None] * here.world_size
+    dist.all_gather_object(found, folders.damage_of(path, here.global_rank, here.world_size))
+    return next((each for each in found if each), None)
 
 
 @contextmanager

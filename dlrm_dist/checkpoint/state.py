@@ -28,13 +28,18 @@ State = dict[str, Tensor | ShardedTensor]
 
 def state_of(sharded: ShardedTask) -> State:
     """All weights and optimizer state by plan-independent names; loading into these tensors changes the task."""
-    state: State = {f"{MODEL}{key}": value for key, value in sharded.model.state_dict().items()}
+    state = weights_of(sharded)
     for parameter, values in sharded.optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if isinstance(value, Tensor | ShardedTensor):
                 short = name.rpartition(".")[2]
                 state[f"{OPTIMIZER}{parameter}.{_SECOND_NAMES.get(short, short)}"] = _one_axis(value)
     return state
+
+
+def weights_of(sharded: ShardedTask) -> State:
+    """The weights alone, by the same names."""
+    return {f"{MODEL}{key}": value for key, value in sharded.model.state_dict().items()}
 
 
 def random_state(here: Session) -> State:
@@ -70,9 +75,26 @@ def load(sharded: ShardedTask, path: Path, step: int) -> None:
         UserError: a tensor is missing or has another size.
     """
     state = state_of(sharded)
+    counters = {key for key in state if key.endswith(".step")}
+    for key in counters - _load(state, path, counters):  # a table that was fused, whose optimizer counts no steps
+        counter = state[key]
+        assert isinstance(counter, Tensor)
+        counter.fill_(step)
+
+
+def load_weights(sharded: ShardedTask, path: Path) -> None:
+    """Load a checkpoint's weights alone, for a task that will not be trained. Collective.
+
+    Raises:
+        UserError: a tensor is missing or has another size.
+    """
+    _load(weights_of(sharded), path, set())
+
+
+def _load(state: State, path: Path, counters: set[str]) -> set[str]:
+    """Fill the tensors of `state`, of which `counters` may be missing; returns the names that were there."""
     reader = Reader(path)
     saved = reader.read_metadata().state_dict_metadata
-    counters = {key for key in state if key.endswith(".step")}
     # A rank knows the tables that lie on it, so one may see what others do not; all must refuse alike.
     problems: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(problems, _problem(state, saved, counters))
@@ -80,10 +102,7 @@ def load(sharded: ShardedTask, path: Path, step: int) -> None:
         if problem:
             raise UserError(f"{path}: {problem}")
     dcp.load({key: value for key, value in state.items() if key in saved}, storage_reader=reader)
-    for key in counters - set(saved):  # a table that was fused, whose optimizer counts no steps
-        counter = state[key]
-        assert isinstance(counter, Tensor)
-        counter.fill_(step)
+    return state.keys() & saved.keys()
 
 
 def _problem(state: State, saved: dict[str, Any], counters: set[str]) -> str | None:

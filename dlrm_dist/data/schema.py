@@ -10,6 +10,7 @@ So lanes are equally long up to one row, and a rank that owns whole lanes decode
 training visits the rows is defined in `dlrm_dist.data.order`.
 """
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -101,9 +102,22 @@ def read_info(folder: str | Path) -> DatasetInfo:
         UserError: there is none, it cannot be read, or it is of another version; or a part of it is missing.
     """
     folder = Path(folder)
+    info = read_description(folder)
+    missing = [part for split in info.splits.values() for part in split.parts if not (folder / part).is_file()]
+    if missing:
+        raise UserError(f"{folder}: {len(missing)} Parquet parts are missing, first {missing[0]}; prepare it again")
+    return info
+
+
+def read_description(folder: Path) -> DatasetInfo:
+    """Read `dataset.json` where its rows need not be: a run keeps the one of the dataset it was trained on.
+
+    Raises:
+        UserError: there is none, it cannot be read, or it is of another version.
+    """
     path = folder / "dataset.json"
     try:
-        info = DatasetInfo.model_validate(json.loads(path.read_text()))
+        return DatasetInfo.model_validate(json.loads(path.read_text()))
     except FileNotFoundError:
         raise UserError(f"{folder}: no prepared dataset here (no dataset.json); make one: dlrm-dist prepare") from None
     except ValidationError as error:
@@ -116,10 +130,19 @@ def read_info(folder: str | Path) -> DatasetInfo:
         raise UserError(
             f"{path}: cannot be read as a dataset of version {FORMAT_VERSION}: {reason}; prepare the dataset again"
         ) from None
-    missing = [part for split in info.splits.values() for part in split.parts if not (folder / part).is_file()]
-    if missing:
-        raise UserError(f"{folder}: {len(missing)} Parquet parts are missing, first {missing[0]}; prepare it again")
-    return info
+
+
+def check_category(key: str, name: str | None, info: DatasetInfo) -> None:
+    """Check that what a key of the config names, if anything, is a category.
+
+    Raises:
+        UserError: it is none.
+    """
+    names = [category.name for category in info.categories]
+    if name is not None and name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"such as {names[0]}"
+        raise UserError(f"{key} is {name!r}; allowed: one of the dataset's {len(names)} categories; {hint}")
 
 
 def stripe_group_rows(rows_in_stripe: int, lanes: int) -> list[int]:

@@ -10,8 +10,10 @@ LAYERS = [
     {"config"},
     {"data"},
     {"models"},
-    {"optim", "cpu_adagrad", "lost_ranks", "metrics", "listeners"},
+    {"optim", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks", "progress"},
     {"runtime"},
+    {"ranking"},
+    {"metrics"},
     {"planning"},
     {"shard", "evaluate", "runfolder", "out_of_memory", "step_split"},
     {"pipeline"},
@@ -20,8 +22,9 @@ LAYERS = [
     {"meter"},
     {"preflight", "loop"},
     {"train"},
-    {"verify"},
-    {"plan_verbs", "verify_verb", "checkpoint_verbs"},
+    {"trained"},
+    {"scoring", "verify"},
+    {"plan_verbs", "evaluate_verb", "verify_verb", "checkpoint_verbs"},
     {"inspect_verb"},
     {"cli"},
 ]
@@ -126,7 +129,16 @@ def test_torchrecs_planner_is_used_in_planning_and_shard_only():
 
 def test_commands_about_data_and_plans_start_without_torch():
     """`dlrm-dist` answers at once; `prepare` and what only reads a plan need no PyTorch: nothing they import does."""
-    starts = ["cli", "config", "data.prepare", "data.synthetic", "planning.explain", "planning.page", "planning.check"]
+    starts = [
+        "cli",
+        "config",
+        "data.prepare",
+        "data.synthetic",
+        "planning.explain",
+        "planning.page",
+        "planning.check",
+        "checkpoint.saved_run",
+    ]
     for start in (f"dlrm_dist.{name}" for name in starts):
         seen, waiting = set(), [start]
         while waiting:

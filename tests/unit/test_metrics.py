@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, log_loss, roc_auc_score
 
 from dlrm_dist.metrics import MetricState
 
 ROWS = 200_000
-FLOAT32 = 1e-6
-"""Relative: a row's loss is computed in float32 (6e-8), and only their sum in float64."""
+EXACT = 1e-9
+"""Relative: rows are computed and summed in float64."""
 
 
 def expit(logits):
@@ -43,9 +43,9 @@ def test_metrics_are_those_of_scikit_learn(rate):
     assert 0 < scores.auc_error < 2e-4
     assert abs(scores.auc - roc_auc_score(y, z)) <= scores.auc_error
     assert abs(scores.auc - roc_auc_score(y, z)) < 1e-5  # ties err in both directions and cancel out
-    assert scores.log_loss == pytest.approx(log_loss(y, expit(z)), rel=FLOAT32)
+    assert scores.log_loss == pytest.approx(log_loss(y, expit(z)), rel=EXACT)
     assert scores.accuracy == pytest.approx(accuracy_score(y, z > 0), rel=1e-12)
-    assert scores.calibration == pytest.approx(expit(z).mean() / y.mean(), rel=FLOAT32)
+    assert scores.calibration == pytest.approx(expit(z).mean() / y.mean(dtype=np.float64), rel=EXACT)
     assert (scores.rows, scores.click_rate) == (ROWS, pytest.approx(y.mean(dtype=np.float64), rel=1e-12))
 
 
@@ -54,8 +54,8 @@ def test_normalised_entropy_is_the_loss_over_that_of_the_mean():
     rate = labels.double().mean().item()
     constant = torch.full_like(logits, math.log(rate / (1 - rate)))
     of_the_mean = log_loss(labels.numpy(), np.full(ROWS, rate))
-    assert score(logits, labels).ne == pytest.approx(score(logits, labels).log_loss / of_the_mean, rel=FLOAT32)
-    assert score(constant, labels).ne == pytest.approx(1, rel=FLOAT32)
+    assert score(logits, labels).ne == pytest.approx(score(logits, labels).log_loss / of_the_mean, rel=EXACT)
+    assert score(constant, labels).ne == pytest.approx(1, rel=EXACT)
     assert score(logits, labels).ne < 1
 
 
@@ -81,7 +81,7 @@ def test_saturated_scores(sign):
     scores = score(sign * (100 * labels - 50), labels)
     assert (scores.auc, scores.auc_error, scores.accuracy) == ((1, 0, 1) if sign > 0 else (0, 0, 0))
     # A logit of 50 on the wrong side costs log(1 + e^50) = 50, not what a clipped probability would give.
-    assert scores.log_loss == pytest.approx(np.logaddexp(0, -sign * 50.0), rel=FLOAT32)
+    assert scores.log_loss == pytest.approx(np.logaddexp(0, -sign * 50.0), rel=EXACT)
     assert math.isfinite(scores.ne) and math.isfinite(scores.calibration)
 
 
@@ -99,7 +99,7 @@ def test_one_class_has_a_loss_but_no_ranking(label):
     assert math.isnan(scores.auc) and math.isnan(scores.auc_error) and math.isnan(scores.ne)
     assert math.isnan(scores.calibration) == (label == 0)
     expected = log_loss(np.full(100, label), expit(logits.double().numpy()), labels=[0, 1])
-    assert scores.log_loss == pytest.approx(expected, rel=FLOAT32)
+    assert scores.log_loss == pytest.approx(expected, rel=EXACT)
     assert scores.click_rate == label
 
 
@@ -107,23 +107,24 @@ def test_one_class_has_a_loss_but_no_ranking(label):
 def test_no_rows(fillers):
     scores = score(torch.zeros(fillers), torch.zeros(fillers), torch.zeros(fillers)).as_dict()
     assert scores.pop("rows") == 0
-    assert len(scores) == 7 and all(map(math.isnan, scores.values()))
+    assert len(scores) == 9 and all(map(math.isnan, scores.values()))
 
 
 def test_rows_of_weight_0_are_ignored():
     logits, labels = planted(0.3, rows=1000)
     kept = torch.arange(1000) % 4 != 0
     wild = torch.where(kept, logits, 50.0)
-    assert score(wild, torch.where(kept, labels, 0.0), kept.float()) == score(logits[kept], labels[kept])
+    found = score(wild, torch.where(kept, labels, 0.0), kept.float()).as_dict()
+    assert found == pytest.approx(score(logits[kept], labels[kept]).as_dict(), rel=1e-12)  # sums in another order
 
 
 def test_batches_change_nothing():
     logits, labels = planted(0.03)
     whole, pieces = score(logits, labels).as_dict(), score(logits, labels, cuts=37).as_dict()
-    for name in ("rows", "auc", "auc_error", "accuracy", "click_rate"):  # of whole numbers
+    whole_numbers = ("rows", "auc", "auc_error", "auprc", "auprc_error", "accuracy", "click_rate")
+    for name in whole_numbers:
         assert whole[name] == pieces[name]
-    # A row's float32 exponential may differ in its last bit with its place in a batch (SIMD lanes and the rest): 6e-8
-    # on few rows. 2e-12 was seen.
+    # A row's exponential may differ in its last bit with its place in a batch (SIMD lanes and the rest).
     for name in ("log_loss", "ne", "calibration"):
         assert whole[name] == pytest.approx(pieces[name], rel=1e-9)
 
@@ -145,3 +146,42 @@ def test_scores_that_are_not_finite_make_the_loss_so(bad):
     state = MetricState(torch.device("cpu"))
     state.update(torch.tensor([0.3, bad, bad]), torch.tensor([1.0, 0.0, 1.0]), torch.ones(3))
     assert not math.isfinite(state.compute().log_loss)
+
+
+@pytest.mark.parametrize(("rate", "largest"), [(0.27, 5e-4), (0.033, 5e-4), (0.003, 3e-3)])
+def test_average_precision_is_within_a_bound_that_says_something(rate, largest):
+    """The fewer clicks, the coarser a bin is in recall: 600 of them at .003."""
+    logits, labels = planted(rate)
+    scores, exact = score(logits, labels), average_precision_score(labels.numpy(), logits.numpy())
+    assert abs(scores.auprc - exact) <= scores.auprc_error < largest
+    assert abs(scores.auprc - exact) < largest / 5  # ties err in both directions
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1], [1, 0, 1], [1, 1, 0], [0, 0, 1], [1, 0, 0]])
+@pytest.mark.parametrize("weights", [[1, 1, 1], [0.5, 2, 0.25]])
+@pytest.mark.parametrize("first", [[], [(5.0, 0.0), (5.0, 1.0)], [(5.0, 0.0)], [(5.0, 1.0)]])
+def test_average_precision_of_rows_in_one_bin_is_within_its_bound(labels, weights, first):
+    """In each order, and as ties, behind rows that score higher."""
+    for logits in ([0.0, 0.0, 0.0], [1e-5, 2e-5, 3e-5], [1e-5, 1e-5, 3e-5]):
+        z = torch.tensor([each[0] for each in first] + logits)
+        y = torch.tensor([each[1] for each in first] + labels, dtype=torch.float32)
+        w = torch.tensor([1.0] * len(first) + weights)
+        scores = score(z, y, w)
+        assert abs(scores.auprc - average_precision_score(y, z, sample_weight=w)) <= scores.auprc_error + 1e-12
+        assert abs(scores.auc - roc_auc_score(y, z, sample_weight=w)) <= scores.auc_error + 1e-12
+
+
+def test_ties_are_ties_to_the_average_precision_too():
+    _, labels = planted(0.2, rows=1000)
+    assert score(torch.full((1000,), -0.7), labels).auprc == pytest.approx(labels.mean().item(), rel=1e-6)
+
+
+def test_weighted_rows_are_those_of_scikit_learn():
+    logits, labels = planted(0.1)
+    weights = torch.rand(ROWS, generator=torch.Generator().manual_seed(0)) + 0.5
+    scores, y, z, w = score(logits, labels, weights), labels.numpy(), logits.double().numpy(), weights.double().numpy()
+    assert abs(scores.auc - roc_auc_score(y, z, sample_weight=w)) <= scores.auc_error
+    assert abs(scores.auprc - average_precision_score(y, z, sample_weight=w)) <= scores.auprc_error
+    assert scores.log_loss == pytest.approx(log_loss(y, expit(z), sample_weight=w), rel=EXACT)
+    assert scores.accuracy == pytest.approx(accuracy_score(y, z > 0, sample_weight=w), rel=EXACT)
+    assert scores.rows == pytest.approx(w.sum(), rel=EXACT)

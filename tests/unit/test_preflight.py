@@ -53,6 +53,12 @@ def test_a_missing_split(folder):
     assert told.startswith("clicks: has no split 'tset'; it has train, valid, test") and "eval.split" in told
 
 
+def test_rows_grouped_by_what_is_no_category(folder):
+    check(["--data.path", "clicks", "--runtime.device", "cpu", "--metrics.group_by", "C2"], 1)
+    told = refusal(1, "--metrics.group_by", "D2")
+    assert told == "metrics.group_by is 'D2'; allowed: one of the dataset's 2 categories; did you mean C2?"
+
+
 def test_no_training_rows_at_all(folder):
     numbered_dataset(folder / "only", {"valid": 20})
     assert "has no split 'train'; it has valid" in refusal(1, path="only")

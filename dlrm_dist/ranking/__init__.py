@@ -1,0 +1,1 @@
+"""How well scores rank clicks above non-clicks: in bins, exactly, and within groups."""
