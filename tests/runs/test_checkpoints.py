@@ -18,6 +18,7 @@ from tests.helpers import ROOT, assert_refused, run_command
 MODEL = ("--model.embedding_dim", "8", "--model.bottom_mlp", "16,8", "--model.top_mlp", "16,1")
 STEPS = 20
 """1,003 rows in batches of 100: two epochs are 22 steps; the last batch of the first is short."""
+STEPS_OF_AN_EPOCH = 11
 
 
 def command(runs, data, ranks, name, *words):
@@ -167,7 +168,9 @@ def test_evaluation_in_between_changes_nothing(runs, clicks, whole):
     assert_bit_equal(runs, "scored", whole(2))
     scored = [json.loads(line) for line in (runs / "scored" / "metrics.jsonl").read_text().splitlines()]
     best = max((line for line in scored if line["split"] == "valid"), key=lambda line: line["auc"])
-    assert checkpoints(runs, "scored") == sorted({f"step_{step:09d}" for step in (best["step"], STEPS // 2, STEPS)})
+    assert checkpoints(runs, "scored") == sorted(
+        {f"step_{step:09d}" for step in (best["step"], STEPS_OF_AN_EPOCH, STEPS)}
+    )
 
 
 def test_two_runs_on_one_folder_exclude_each_other(runs, clicks):
