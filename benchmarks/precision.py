@@ -8,13 +8,13 @@ launch/train.py.
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from trained import ROOT, result_of, train
+
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -31,7 +31,8 @@ def main() -> int:
         for seed in range(options.seeds):
             for precision in PRECISIONS:
                 words = ["--train.seed", str(seed), "--train.precision", precision, *options.rest]
-                found[precision].append(train(Path(folder), options.config, options.ranks, words))
+                run = train(Path(folder), options.ranks, "--config", options.config, *words)
+                found[precision].append(result_of(run))
     if options.json:
         print(json.dumps(found, indent=1))
         return 0
@@ -45,17 +46,6 @@ def main() -> int:
     differences = [b["auc"] - a["auc"] for a, b in zip(*found.values(), strict=True)]
     print(f"\nbf16 - fp32, mean over seeds: {statistics.mean(differences):+.5f} AUC")
     return 0
-
-
-def train(folder: Path, config: str, ranks: int, words: list[str]) -> dict[str, Any]:
-    """One run; returns what is in its result.json."""
-    name = f"run{len(list(folder.iterdir()))}"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    script = [str(ROOT / "launch/train.py"), "--config", config, "--run.folder", str(folder), "--run.name", name]
-    done = subprocess.run([*launch, *script, *words], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr[-3000:])
-    return json.loads((folder / name / "result.json").read_text())
 
 
 if __name__ == "__main__":

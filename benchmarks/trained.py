@@ -1,0 +1,32 @@
+"""Runs of launch/train.py for benchmarks that compare what was learned: started, waited for, read."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def train(folder: Path, ranks: int, *words: str) -> Path:
+    """One run on so many ranks of this machine, with these words for launch/train.py; returns its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"run{len(list(folder.iterdir()))}"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    script = [str(ROOT / "launch/train.py"), "--run.folder", str(folder), "--run.name", name]
+    done = subprocess.run([*launch, *script, *words], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    return folder / name
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    """What is in a run's result.json."""
+    return json.loads((run / "result.json").read_text())
+
+
+def reports_of(run: Path, split: str) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl for a split."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["split"] == split]
