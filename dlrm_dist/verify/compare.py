@@ -75,7 +75,6 @@ def compare(cases: Sequence[Case], model: ModelSection, shape: ModelShape, slowe
 def _job(case: Case, model: ModelSection, shape: ModelShape) -> worker.Job:
     section = model.model_copy(update={"table_precision": case.table_precision})
     problem = small(section, shape)
-    features = [(feature.name, feature.rows) for feature in problem.shape.features]
     optimizer = {"sparse": case.optimizer, "dense": _DENSE[case.optimizer], "eps": _EPS}
     return worker.Job.model_validate(
         {
@@ -83,8 +82,8 @@ def _job(case: Case, model: ModelSection, shape: ModelShape) -> worker.Job:
             "model": section,
             "optimizer": optimizer,
             "num_dense": shape.num_dense,
-            "features": features,
-            "types": case.types(len(features)),
+            "features": problem.shape.named_rows,
+            "types": case.types(len(problem.tables)),
             "comm_precision": case.comm_precision,
             "rates": RATES[case.optimizer],
         }
@@ -114,8 +113,7 @@ def _result(case: Case, job: worker.Job, found: dict[str, Any], slower: float) -
     state = [
         _largest(value.reshape(moments[name].shape), moments[name])
         for key, value in found["moments"].items()
-        if (name := key.removeprefix("t_").removesuffix(".momentum1")) in moments
-        and value.numel() == moments[name].numel()
+        if (name := key.removesuffix(".momentum1")) in moments and value.numel() == moments[name].numel()
     ]
     weights = max(_largest(found["final"][key], value) for key, value in final.items())
     moved = max(_largest(found["initial"][key], value) for key, value in final.items())
