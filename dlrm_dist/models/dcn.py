@@ -33,7 +33,7 @@ class CrossNet(nn.Module):
         """Float [B, X] to the same."""
         x_BX = x0_BX
         for kernel_X, bias_X in zip(self.kernels, self.biases, strict=True):
-            x_BX = torch.addcmul(x_BX + bias_X, x0_BX, (x_BX @ kernel_X).unsqueeze(1))
+            x_BX = torch.addcmul(x_BX + bias_X, x0_BX, x_BX @ kernel_X.unsqueeze(1))
         return x_BX
 
 
