@@ -127,9 +127,8 @@ def build(gigabytes: float, here: Session) -> tuple[ShardedTask, Config, Any, Mo
     shape = ModelShape(13, tuple(Feature(f"C{number}", rows) for number in range(TABLES)))
     subject = make_subject(config.model, config.optimizer, shape)
     plan = make_plan(subject, load_cluster(f"cpu:1x{RANKS}"), Request(BATCH, ("row_wise",), (), None, "fp32"))
-    features = [(feature.name, feature.rows) for feature in shape.features]
     sharded = shard(
-        ClickTask(build_model(config.model, shape.num_dense, features, 0, here.device)),
+        ClickTask(build_model(config.model, shape.num_dense, shape.named_rows, 0, here.device)),
         to_torchrec(plan),
         here.device,
         partial(optim.sparse_optimizer, config.optimizer, 0.01),

@@ -22,6 +22,7 @@ _PROGRAM = "launch/train.py [--config FILE.toml]"
 Positive = Annotated[int, Field(gt=0)]
 Steps = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Dim = Annotated[int, Field(gt=0, multiple_of=4)]
 ShardingName = Literal[
     "data_parallel",
     "table_wise",
@@ -54,12 +55,16 @@ class DataSection(Section):
     drawn once per id. Not given: one."""
 
 
+_WITH_MLPS = ("dlrm", "dlrm_dcnv2", "dlrm_projection", "paddlerec")
+
+
 class ModelSection(Section):
     """The network."""
 
-    name: Literal["dlrm", "dlrm_dcnv2"] = "dlrm"
+    name: Literal["dlrm", "dlrm_dcnv2", "dlrm_projection", "dcn", "paddlerec"] = "dlrm"
     """Which model: `dlrm` is arXiv 1906.00091 with pairwise dot interaction; `dlrm_dcnv2` is MLPerf's, with a low-rank
-    cross network (arXiv 2008.13535) in its place."""
+    cross network (arXiv 2008.13535) in its place, `dlrm_projection` with products of two MLPs' outputs; `dcn` is Deep &
+    Cross (arXiv 1708.05123); `paddlerec` is PaddleRec's DLRM: one table, batch normalisation, two logits."""
     num_embeddings: tuple[Positive, ...] | None = None
     """Rows of each table, in the order of the categories. Not given: the dataset's vocabularies. Given, plans can be
     made without a dataset."""
@@ -68,35 +73,74 @@ class ModelSection(Section):
     num_dense: Positive = 13
     """Dense features, where there is no dataset to say it."""
     cross_layers: Positive = 3
-    """Layers of the cross network of `dlrm_dcnv2`."""
+    """Layers of the cross network of `dlrm_dcnv2` and of `dcn`."""
     cross_rank: Positive = 512
-    """Rank of the cross network's layers."""
+    """Rank of the layers of `dlrm_dcnv2`'s cross network."""
+    projection_branch1: tuple[Positive, ...] = (64, 128)
+    """Widths of the first MLP of `dlrm_projection`'s interaction; the last is a multiple of `model.embedding_dim`."""
+    projection_branch2: tuple[Positive, ...] = (64, 128)
+    """Widths of the second."""
     table_precision: Literal["fp32", "fp16"] = "fp32"
     """Precision of the tables' weights; the optimizer's state is fp32."""
-    embedding_dim: Annotated[int, Field(gt=0, multiple_of=4)] = 16
+    embedding_dim: Dim = 16
     """Width of the embeddings, and so of the bottom MLP's output; the kernels move four numbers at once."""
+    embedding_dims: tuple[Dim, ...] | None = None
+    """Width of each category's embedding, for `dcn` only: others need one width. Not given: `model.embedding_dim`."""
+    shared_tables: tuple[str, ...] = ()
+    """Groups of categories that share a table, each as `C1+C2`, or `all` alone; their ids must be of one space.
+    `paddlerec` has one table for all, whether this says it or not."""
     bottom_mlp: tuple[Positive, ...] = (64, 16)
     """Widths of the bottom MLP's layers; the last must equal `model.embedding_dim`."""
     top_mlp: tuple[Positive, ...] = (128, 64, 1)
-    """Widths of the top MLP's layers; the last must be 1 (the logit)."""
+    """Widths of the top MLP's layers; the last must be 1 (the logit), or 2 with `paddlerec` (one logit a class)."""
+    deep_mlp: tuple[Positive, ...] = (128, 64)
+    """Widths of the deep network's layers of `dcn`."""
     init_from: Path | None = None
     """Weights to start from: a run, one of its checkpoints, or what `dlrm-dist checkpoint unshard` wrote. Rows of
     tables are matched by the value of the category, so the vocabulary may have changed."""
 
     @model_validator(mode="after")
     def _dimensions_fit(self) -> Self:
-        if not self.bottom_mlp or self.bottom_mlp[-1] != self.embedding_dim:
+        if self.name in _WITH_MLPS and (not self.bottom_mlp or self.bottom_mlp[-1] != self.embedding_dim):
             raise ValueError(
                 f"model.bottom_mlp must end with model.embedding_dim ({self.embedding_dim}) so that dense and sparse "
                 f"vectors can be multiplied; it is {list(self.bottom_mlp)}"
             )
-        if not self.top_mlp or self.top_mlp[-1] != 1:
-            raise ValueError(f"model.top_mlp must end with 1, the logit; it is {list(self.top_mlp)}")
-        if self.num_embeddings and self.multi_hot_sizes and len(self.num_embeddings) != len(self.multi_hot_sizes):
+        logits, what = (2, "the logits of no click and of click") if self.name == "paddlerec" else (1, "the logit")
+        if self.name in _WITH_MLPS and (not self.top_mlp or self.top_mlp[-1] != logits):
+            raise ValueError(f"model.top_mlp must end with {logits}, {what}; it is {list(self.top_mlp)}")
+        if self.name == "dcn" and not self.deep_mlp:
+            raise ValueError("model.deep_mlp must have a layer at least; it has none")
+        if self.name == "dlrm_projection":
+            for key in ("projection_branch1", "projection_branch2"):
+                self._check_branch(key, getattr(self, key))
+        return self
+
+    def _check_branch(self, key: str, widths: tuple[int, ...]) -> None:
+        if not widths or widths[-1] % self.embedding_dim:
             raise ValueError(
-                f"model.multi_hot_sizes has {len(self.multi_hot_sizes)} values for the {len(self.num_embeddings)} "
-                "tables of model.num_embeddings; give one for each"
+                f"model.{key} must end with a multiple of model.embedding_dim ({self.embedding_dim}), for its output "
+                f"is cut into vectors of that width; it is {list(widths)}"
             )
+
+    @model_validator(mode="after")
+    def _tables_fit(self) -> Self:
+        if self.embedding_dims and self.name != "dcn":
+            raise ValueError(
+                f"model.embedding_dims is for dcn, and model.name is {self.name}, which needs one width; use "
+                "model.embedding_dim"
+            )
+        if self.name == "paddlerec" and self.shared_tables not in ((), ("all",)):
+            raise ValueError(
+                f"model.shared_tables is {list(self.shared_tables)}, but paddlerec has one table for all; leave it out"
+            )
+        sizes = {"multi_hot_sizes": self.multi_hot_sizes, "embedding_dims": self.embedding_dims}
+        for key, given in sizes.items():
+            if self.num_embeddings and given and len(self.num_embeddings) != len(given):
+                raise ValueError(
+                    f"model.{key} has {len(given)} values for the {len(self.num_embeddings)} "
+                    "tables of model.num_embeddings; give one for each"
+                )
         return self
 
 

@@ -22,6 +22,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from dlrm_dist.cpu_adagrad import avoid_slow_kernel, fused_tables
+from dlrm_dist.models.batch_norm import BatchNorm
 from dlrm_dist.optim import Optimizer
 from dlrm_dist.planning.sharder import Sharder
 
@@ -100,9 +101,24 @@ def shard(
             data_parallel_wrapper=DefaultDataParallelWrapper(**_FIXED_BUCKETS),
         )
     avoid_slow_kernel(fused_tables(model))
+    _normalise_over_ranks(model)
     _init_tables(model, configs, seed)
     optimizer = _combine(model, sparse, dense)
     return ShardedTask(model, optimizer, tuple(group["lr"] for group in optimizer.param_groups), bool(cached))
+
+
+def _normalise_over_ranks(model: nn.Module) -> None:
+    """Have batch normalisation take its statistics from the global batch: every rank has the same ones."""
+    if dist.get_world_size() > 1:
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                module.sum_over_ranks = _summed
+
+
+def _summed(values: Tensor) -> Tensor:
+    """The sum over ranks, in place. Collective."""
+    dist.all_reduce(values)
+    return values
 
 
 def _combine(
@@ -142,7 +158,7 @@ def _table_parameters(task: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _init_tables(model: nn.Module, configs: dict[str, EmbeddingBagConfig], seed: int) -> None:
-    """Fill each rank's shards with uniform values that depend on (seed, table, row, column) alone."""
+    """Fill each rank's shards by its table's rule with values that depend on (seed, table, row, column) alone."""
     numbers = {name: number for number, name in enumerate(configs)}
     for key, value in model.state_dict().items():
         name = key.split(".")[-2]
@@ -164,13 +180,14 @@ def local_parts(value: Tensor | ShardedTensor) -> list[tuple[tuple[int, int], Te
 
 def _fill(local: Tensor, first_row: int, column: int, config: EmbeddingBagConfig, seed: int, number: int) -> None:
     """Whole blocks of rows are drawn, each from a generator of its own, and the part that lies here is kept."""
-    low, high = config.get_weight_init_min(), config.get_weight_init_max()
+    assert config.init_fn is not None
     rows, columns = local.shape
     for block in range(first_row // _INIT_BLOCK_ROWS, -(-(first_row + rows) // _INIT_BLOCK_ROWS)):
         start = block * _INIT_BLOCK_ROWS
         height = min(_INIT_BLOCK_ROWS, config.num_embeddings - start)
         generator = torch.Generator().manual_seed(_seed(seed, number, block))
-        values = torch.empty(height, config.embedding_dim).uniform_(low, high, generator=generator)
+        values = torch.empty(height, config.embedding_dim)
+        config.init_fn(values, generator=generator)
         begin, end = max(start, first_row), min(start + height, first_row + rows)
         part = values[begin - start : end - start, column : column + columns]
         with torch.no_grad():

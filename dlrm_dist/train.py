@@ -19,6 +19,7 @@ from dlrm_dist.listeners import Listener, told
 from dlrm_dist.loop import Loop
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.shape import ModelShape, dataset_shape
+from dlrm_dist.models.tables import tables_of
 from dlrm_dist.models.task import ClickTask
 from dlrm_dist.planning import plan_file
 from dlrm_dist.planning.for_run import machine_at_hand, plan_of_run
@@ -127,11 +128,10 @@ def _folder(config: Config, plan: PlanFile, here: Session, held: ExitStack) -> R
 
 def build(config: Config, shape: ModelShape, plan: PlanFile, here: Session) -> ShardedTask:
     """The config's model, initialised and sharded by `plan`. Collective."""
-    features = [(feature.name, feature.rows) for feature in shape.features]
     rate = config.train.learning_rate
     return shard(
         ClickTask(
-            build_model(config.model, shape.num_dense, features, config.train.seed, here.device),
+            build_model(config.model, shape.num_dense, shape.named_rows, config.train.seed, here.device),
             here.device.type,
             config.train.precision == "bf16",
         ),
@@ -184,7 +184,9 @@ def _restore(
         here.from_main(lambda: folder.forget_after(found.step))
         _say(here, *found.notes, f"continuing after step {found.step} ({found.path})")
     elif config.model.init_from:
-        _say(here, *init_from.load_weights(sharded, config.model.init_from, config.data.path, info))
+        shape = dataset_shape(info, config.model, config.data.expand_multi_hot)
+        tables = tables_of(config.model, shape.named_rows)
+        _say(here, *init_from.load_weights(sharded, tables, config.model.init_from, config.data.path))
     return found
 
 

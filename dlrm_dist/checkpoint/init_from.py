@@ -1,5 +1,6 @@
 """Starting from the weights of another run: rows of tables are matched by the value of their category."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,34 +15,34 @@ import torch.distributed.checkpoint as dcp
 from dlrm_dist.checkpoint.source import Sharded, Source, open_source, vocabulary_folder
 from dlrm_dist.checkpoint.state import MODEL, State, size_of
 from dlrm_dist.checkpoint.storage import Reader
-from dlrm_dist.data.schema import DatasetInfo
 from dlrm_dist.errors import UserError
+from dlrm_dist.models.tables import ModelTable
 from dlrm_dist.shard import ShardedTask, local_parts
 
 RowMap = npt.NDArray[np.int64]
 """For each row of a new table the row of the old one with the same category value, -1 where there is none; int64."""
 
 
-def load_weights(sharded: ShardedTask, path: Path, data: Path, info: DatasetInfo) -> list[str]:
+def load_weights(sharded: ShardedTask, tables: Sequence[ModelTable], path: Path, data: Path) -> list[str]:
     """Set the model's weights from a checkpoint, sharded or not; the optimizer starts anew. Collective.
 
     Tables whose vocabulary is as before are read shard by shard; others whole, one at a time.
 
     Args:
         sharded: the task.
+        tables: its tables.
         path: a run, a checkpoint, or an unsharded one.
         data: the dataset's folder, whose vocabularies the rows belong to.
-        info: its description.
 
     Returns:
         What is to be said about it.
 
     Raises:
-        UserError: a tensor is missing or does not fit.
+        UserError: a tensor is missing or does not fit; the categories of a shared table have other vocabularies.
     """
     source = open_source(path)
     state: State = {f"{MODEL}{key}": value for key, value in sharded.model.state_dict().items()}
-    maps = {f"t_{each.name}": _row_map(source, data, each.name) for each in info.categories}
+    maps = {table.name: _table_map(source, data, table) for table in tables}
     problems: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(problems, _problem(source, state, maps))  # a rank knows only the tables that lie on it
     for problem in problems:
@@ -82,6 +83,23 @@ def _problem(source: Source, state: State, maps: dict[str, RowMap | None]) -> st
                 "use the same model, and the same --hash-rows"
             )
     return None
+
+
+def _table_map(source: Source, data: Path, table: ModelTable) -> RowMap | None:
+    """None: row by row."""
+    first, *others = (_row_map(source, data, feature) for feature in table.features)
+    for other in others:
+        if not _are_equal(first, other):
+            raise UserError(
+                f"{source.path}: {table.name} serves {', '.join(table.features)}, whose vocabularies have not changed "
+                "alike since; its rows cannot be matched: use the same vocabulary for them (dlrm-dist prepare "
+                "--vocabulary), or start without --model.init_from"
+            )
+    return first
+
+
+def _are_equal(a: RowMap | None, b: RowMap | None) -> bool:
+    return a is b if a is None or b is None else np.array_equal(a, b)
 
 
 def _row_map(source: Source, data: Path, column: str) -> RowMap | None:

@@ -3,41 +3,69 @@
 from collections.abc import Sequence
 
 import torch
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 
 from dlrm_dist.config import ModelSection
-from dlrm_dist.models.dlrm import DLRM, init_dense, table_configs
-from dlrm_dist.models.interaction import CrossInteraction, DotInteraction
+from dlrm_dist.models.click_model import ClickModel
+from dlrm_dist.models.dcn import DCN
+from dlrm_dist.models.dlrm import DLRM
+from dlrm_dist.models.initial import init_dense, table_rule
+from dlrm_dist.models.interaction import CrossInteraction, DotInteraction, ProjectionInteraction
+from dlrm_dist.models.paddlerec import PaddleRecDLRM
+from dlrm_dist.models.tables import tables_of
 
 
 def build_model(
     section: ModelSection, num_dense: int, features: Sequence[tuple[str, int]], seed: int, device: torch.device
-) -> DLRM:
-    """The model with its tables on the meta device (no memory) and its MLPs on `device`, initialised.
+) -> ClickModel:
+    """The model with its tables on the meta device (no memory) and its layers on `device`, initialised.
 
     Args:
         section: the model's shape.
         num_dense: number of dense features.
         features: (name, rows of its table) of each categorical feature.
-        seed: of the MLPs' initial weights, which do not depend on the device.
+        seed: of the layers' initial weights, which do not depend on the device.
         device: where all but the tables lives; on `meta` nothing is allocated or initialised.
     """
     names = [name for name, _ in features]
     with torch.device("meta" if device.type == "meta" else "cpu"):
-        interaction = (
-            DotInteraction(names, section.embedding_dim)
-            if section.name == "dlrm"
-            else CrossInteraction(names, section.embedding_dim, section.cross_layers, section.cross_rank)
-        )
-        model = DLRM(
-            num_dense,
-            table_configs(features, section.embedding_dim, section.table_precision),
-            section.bottom_mlp,
-            section.top_mlp,
-            interaction,
-            tables_device=torch.device("meta"),
-        )
+        model = _model(section, num_dense, names, table_configs(section, features))
     if device.type != "meta":
-        init_dense(model, torch.Generator().manual_seed(seed))
-    for part in (model.bottom_mlp, model.interaction, model.top_mlp):
+        init_dense(model, section.name, torch.Generator().manual_seed(seed))
+    for part in model.dense_parts():
         part.to(device)
     return model
+
+
+def table_configs(section: ModelSection, features: Sequence[tuple[str, int]]) -> list[EmbeddingBagConfig]:
+    """The model's tables for TorchRec, with the rule by which each is initialised."""
+    return [
+        EmbeddingBagConfig(
+            name=table.name,
+            embedding_dim=table.dim,
+            num_embeddings=table.rows,
+            feature_names=list(table.features),
+            pooling=PoolingType.SUM,
+            data_type=DataType(section.table_precision.upper()),
+            init_fn=table_rule(section.name, table.rows),
+        )
+        for table in tables_of(section, features)
+    ]
+
+
+def _model(section: ModelSection, num_dense: int, names: list[str], tables: list[EmbeddingBagConfig]) -> ClickModel:
+    meta = torch.device("meta")
+    if section.name == "dcn":
+        return DCN(num_dense, tables, names, section.cross_layers, section.deep_mlp, meta)
+    if section.name == "paddlerec":
+        return PaddleRecDLRM(num_dense, tables, names, section.bottom_mlp, section.top_mlp, meta)
+    return DLRM(num_dense, tables, section.bottom_mlp, section.top_mlp, _interaction(section, names), meta)
+
+
+def _interaction(section: ModelSection, names: list[str]) -> DotInteraction | CrossInteraction | ProjectionInteraction:
+    dim = section.embedding_dim
+    if section.name == "dlrm_dcnv2":
+        return CrossInteraction(names, dim, section.cross_layers, section.cross_rank)
+    if section.name == "dlrm_projection":
+        return ProjectionInteraction(names, dim, section.projection_branch1, section.projection_branch2)
+    return DotInteraction(names, dim)

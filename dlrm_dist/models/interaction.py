@@ -10,8 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torchrec.models.dlrm import InteractionProjectionArch
 from torchrec.modules.crossnet import LowRankCrossNet
 from torchrec.sparse.jagged_tensor import KeyedTensor
+
+from dlrm_dist.models.click_model import in_order
+from dlrm_dist.models.mlp import MLP
 
 _ALIGNMENT = 8
 """Columns of an interaction's output are a multiple of it, zeros behind: rows that begin at an odd float cost 2.6 ms of
@@ -104,9 +108,27 @@ class CrossInteraction(nn.Module):
 
     def forward(self, dense_BD: Tensor, sparse: KeyedTensor) -> Tensor:
         """Float [B, D] and F embeddings, [B, F D] in any order, to [B, V D]."""
-        if sparse.keys() == self._features:
-            embeddings = [sparse.values()]
-        else:
-            by_name = sparse.to_dict()
-            embeddings = [by_name[feature] for feature in self._features]
-        return self.cross(torch.cat([dense_BD, *embeddings], dim=1))
+        return self.cross(torch.cat([dense_BD, in_order(sparse, self._features)], dim=1))
+
+
+class ProjectionInteraction(nn.Module):
+    """Dot products of the vectors that two MLPs make of all embeddings: torchrec's DLRM_Projection.
+
+    Each MLP ends with a ReLU and gives a multiple of D: P1 vectors, and P2. Behind the dense vector come the products
+    of the first one's vectors with the columns of the second one's output, read as a [D, P2] matrix.
+    """
+
+    def __init__(
+        self, features: Sequence[str], embedding_dim: int, branch1: Sequence[int], branch2: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self._features = list(features)
+        vectors = len(features) + 1
+        self.out_features = embedding_dim + branch1[-1] // embedding_dim * (branch2[-1] // embedding_dim)
+        columns = vectors * embedding_dim
+        self.arch = InteractionProjectionArch(len(features), MLP(columns, branch1), MLP(columns, branch2))
+
+    def forward(self, dense_BD: Tensor, sparse: KeyedTensor) -> Tensor:
+        """Float [B, D] and F embeddings, [B, F D] in any order, to [B, D + P1 P2]."""
+        sparse_BFD = in_order(sparse, self._features).unflatten(1, (-1, dense_BD.shape[1]))
+        return self.arch(dense_BD, sparse_BFD)

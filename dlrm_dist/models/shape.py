@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dlrm_dist.config import DataSection, ModelSection
 from dlrm_dist.data.schema import DatasetInfo, read_info
 from dlrm_dist.errors import UserError
+from dlrm_dist.models.tables import tables_of
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class ModelShape:
 
     num_dense: int
     features: tuple[Feature, ...]
+
+    @property
+    def named_rows(self) -> list[tuple[str, int]]:
+        """(Name, rows) of each category."""
+        return [(feature.name, feature.rows) for feature in self.features]
 
 
 def model_shape(data: DataSection, model: ModelSection) -> ModelShape:
@@ -50,7 +56,7 @@ def dataset_shape(info: DatasetInfo, model: ModelSection, expanded: tuple[int, .
     """The shape by a dataset, whose tables may be given more rows than it has ids.
 
     Raises:
-        UserError: `model.num_embeddings` or `model.multi_hot_sizes` does not fit the dataset.
+        UserError: `model.num_embeddings`, `model.multi_hot_sizes`, or the tables' groups or widths do not fit it.
     """
     rows = tuple(category.rows for category in info.categories)
     given = model.num_embeddings or rows
@@ -74,4 +80,5 @@ def _shape(
     if len(sizes) != len(rows):
         name = "model.multi_hot_sizes" if model.multi_hot_sizes else "data.expand_multi_hot"
         raise UserError(f"{name} has {len(sizes)} values for {len(rows)} categories; give one for each")
+    tables_of(model, list(zip(names, rows, strict=True)))  # refuses what does not fit
     return ModelShape(num_dense, tuple(Feature(*each) for each in zip(names, rows, sizes, strict=True)))

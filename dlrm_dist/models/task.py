@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrm_dist.data.batch import ClickBatch
+from dlrm_dist.models.batch_norm import counting_rows
 
 Predictions = tuple[Tensor, Tensor, Tensor, Tensor]
 """The loss (a scalar), logits, labels, weights (float32 [B] each), all detached."""
@@ -26,10 +27,10 @@ class ClickTask(nn.Module):
     def forward(self, batch: ClickBatch) -> tuple[Tensor, Predictions]:
         """The loss to call backward on (its mean over ranks is the global mean), and detached predictions.
 
-        Fillers have weight 0: they add nothing to the loss or to any gradient.
+        Fillers have weight 0: they add nothing to the loss, to any gradient, or to the statistics of a batch.
         """
         device_type, bf16 = self._arithmetic
-        with torch.autocast(device_type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device_type, torch.bfloat16, enabled=bf16), counting_rows(batch.weights):
             logits = self.model(batch.dense, batch.sparse)
         logits = logits.float()
         losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")

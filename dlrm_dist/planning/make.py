@@ -87,7 +87,7 @@ def _attempts(
     if optimizer.sparse not in ("sgd", "rowwise_adagrad"):
         small = optimizer.model_copy(update={"sparse": "rowwise_adagrad"})
         yield "optimizer rowwise_adagrad, a number a row (optimizer.sparse)", (model, small, cluster, request)
-    dim = model.embedding_dim
+    dim = 0 if model.embedding_dims else model.embedding_dim
     while (dim := dim // 2) >= 4:
         narrow = model.model_copy(update={"embedding_dim": dim, "bottom_mlp": (*model.bottom_mlp[:-1], dim)})
         yield f"dim {dim} (model.embedding_dim)", (narrow, optimizer, cluster, request)

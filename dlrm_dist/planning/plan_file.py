@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dlrm_dist.errors import UserError, first_problem
 from dlrm_dist.planning.cluster import Cluster
@@ -75,6 +75,8 @@ class Dense(_Strict):
     forward_flop_per_sample: float
     backward_flop_per_sample: float
     input_bytes_per_sample: float
+    collectives: int = Field(default=0, exclude_if=lambda value: value == 0)
+    """Sums over ranks within a step's layers, of a few kilobytes each; plans of before there were any have none."""
 
 
 class Inputs(_Strict):

@@ -160,7 +160,7 @@ def _latency_milliseconds(plan: PlanFile) -> float:
     """Start-up of a step's collectives.
 
     Four for each kind of sharding that exchanges (ids and their lengths, forward, backward), two more where a second
-    level follows, and the buckets of the all-reduce.
+    level follows, the buckets of the all-reduce, and the sums of batch normalisation.
     """
     cluster = plan.inputs.cluster
     if plan.world_size == 1:
@@ -170,4 +170,4 @@ def _latency_milliseconds(plan: PlanFile) -> float:
     two_level = bool(kinds & {"table_row_wise", "grid_shard"})
     buckets = -(-plan.inputs.dense.parameter_bytes // int(_BUCKET_BYTES)) + ("data_parallel" in kinds)
     latency = cluster.value("inter_host_latency_us" if cluster.hosts > 1 else "intra_host_latency_us")
-    return (4 * one_level + 6 * two_level + buckets) * latency / 1e3
+    return (4 * one_level + 6 * two_level + buckets + plan.inputs.dense.collectives) * latency / 1e3

@@ -11,8 +11,9 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from dlrm_dist import optim
 from dlrm_dist.config import ModelSection, OptimizerSection
+from dlrm_dist.models.batch_norm import BatchNorm
 from dlrm_dist.models.build import build_model
-from dlrm_dist.models.dlrm import DLRM
+from dlrm_dist.models.click_model import ClickModel
 from dlrm_dist.models.shape import ModelShape
 from dlrm_dist.models.task import ClickTask
 from dlrm_dist.planning.plan_file import Dense, Table
@@ -35,8 +36,7 @@ class Subject:
 def make_subject(model: ModelSection, optimizer: OptimizerSection, shape: ModelShape) -> Subject:
     """The model of a config, on the meta device; nothing is allocated."""
     quiet_libraries()
-    features = [(feature.name, feature.rows) for feature in shape.features]
-    task = ClickTask(build_model(model, shape.num_dense, features, seed=0, device=torch.device("meta")))
+    task = ClickTask(build_model(model, shape.num_dense, shape.named_rows, seed=0, device=torch.device("meta")))
     optimizer_class, _ = optim.sparse_optimizer(optimizer, 0.0)
     for module in _collections(task):
         for bag in module.embedding_bags.values():
@@ -56,21 +56,23 @@ def _collections(task: nn.Module) -> list[EmbeddingBagCollection]:
 def _dense(name: str, task: ClickTask, shape: ModelShape) -> Dense:
     """Counts the arithmetic of the layers around the tables by running them on the meta device."""
     network = task.model
-    assert isinstance(network, DLRM)
+    assert isinstance(network, ClickModel)
     tables = [config for module in _collections(task) for config in module.embedding_bag_configs()]
     inputs = torch.empty(_FLOP_BATCH, shape.num_dense, device="meta")
     dims = [config.embedding_dim for config in tables for _ in config.feature_names]
     names = [name for config in tables for name in config.feature_names]
     embedded = KeyedTensor(names, dims, torch.empty(_FLOP_BATCH, sum(dims), device="meta", requires_grad=True))
     with FlopCounterMode(display=False) as forward:
-        logits = network.top_mlp(network.interaction(network.bottom_mlp(inputs), embedded))
+        logits = network.logits(inputs, embedded)
     with FlopCounterMode(display=False) as backward:
         logits.sum().backward()
     network.zero_grad()
-    parts = (network.bottom_mlp, network.interaction, network.top_mlp)
+    parts = network.dense_parts()
+    norms = sum(isinstance(module, BatchNorm) for module in network.modules())
     return Dense(
         name=name,
         parameter_bytes=sum(get_tensor_size_bytes(p) for part in parts for p in part.parameters()),
+        collectives=2 * norms,  # its sums over ranks, forward and backward
         forward_flop_per_sample=forward.get_total_flops() / _FLOP_BATCH,
         backward_flop_per_sample=backward.get_total_flops() / _FLOP_BATCH,
         # dense values, label and weight in fp32; ids in int64 and lengths in int32

@@ -2,22 +2,27 @@
 
 from dlrm_dist.config import ModelSection, OptimizerSection
 from dlrm_dist.models.shape import ModelShape
+from dlrm_dist.models.tables import tables_of
 from dlrm_dist.planning.plan_file import Table
 
 
 def model_tables(model: ModelSection, optimizer: OptimizerSection, shape: ModelShape) -> tuple[Table, ...]:
-    """One table `t_<feature>` a feature."""
-    dim = model.embedding_dim
-    state = {"sgd": 0, "rowwise_adagrad": 4, "adagrad": 4 * dim, "adam": 8 * dim}[optimizer.sparse]  # fp32
+    """The model's tables, with what they cost and how often they are looked up in."""
+    ids_per_sample = {feature.name: feature.ids_per_sample for feature in shape.features}
     return tuple(
         Table(
-            name=f"t_{feature.name}",
-            rows=feature.rows,
-            dim=dim,
-            features=(feature.name,),
-            ids_per_sample=(feature.ids_per_sample,),
+            name=table.name,
+            rows=table.rows,
+            dim=table.dim,
+            features=table.features,
+            ids_per_sample=tuple(ids_per_sample[name] for name in table.features),
             data_type=model.table_precision,
-            optimizer_bytes_per_row=state,
+            optimizer_bytes_per_row=_state_bytes(optimizer.sparse, table.dim),
         )
-        for feature in shape.features
+        for table in tables_of(model, shape.named_rows)
     )
+
+
+def _state_bytes(optimizer: str, dim: int) -> int:
+    """Of a row, in fp32."""
+    return {"sgd": 0, "rowwise_adagrad": 4, "adagrad": 4 * dim, "adam": 8 * dim}[optimizer]

@@ -23,6 +23,9 @@ _EPS = 1e-4
 """Of the adaptive optimizers: with 1e-8 the rounding of gradients near zero alone moves weights by 4e-5."""
 _DENSE = {"sgd": "sgd", "adagrad": "adagrad", "rowwise_adagrad": "adagrad"}
 _SECONDS_A_CASE = 30
+_NORMALISED = 10.0
+"""Factor on the exact tolerance with batch normalisation, which divides rounding by a column's deviation: one rank
+differs from float64 by 7e-5 then, two do not differ by more."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,6 @@ def compare(cases: Sequence[Case], model: ModelSection, shape: ModelShape, slowe
 def _job(case: Case, model: ModelSection, shape: ModelShape) -> worker.Job:
     section = model.model_copy(update={"table_precision": case.table_precision})
     problem = small(section, shape)
-    features = [(feature.name, feature.rows) for feature in problem.shape.features]
     optimizer = {"sparse": case.optimizer, "dense": _DENSE[case.optimizer], "eps": _EPS}
     return worker.Job.model_validate(
         {
@@ -83,8 +85,8 @@ def _job(case: Case, model: ModelSection, shape: ModelShape) -> worker.Job:
             "model": section,
             "optimizer": optimizer,
             "num_dense": shape.num_dense,
-            "features": features,
-            "types": case.types(len(features)),
+            "features": problem.shape.named_rows,
+            "types": case.types(len(problem.tables)),
             "comm_precision": case.comm_precision,
             "rates": RATES[case.optimizer],
         }
@@ -114,19 +116,19 @@ def _result(case: Case, job: worker.Job, found: dict[str, Any], slower: float) -
     state = [
         _largest(value.reshape(moments[name].shape), moments[name])
         for key, value in found["moments"].items()
-        if (name := key.removeprefix("t_").removesuffix(".momentum1")) in moments
-        and value.numel() == moments[name].numel()
+        if (name := key.removesuffix(".momentum1")) in moments and value.numel() == moments[name].numel()
     ]
     weights = max(_largest(found["final"][key], value) for key, value in final.items())
     moved = max(_largest(found["initial"][key], value) for key, value in final.items())
     mean = _sum_of_squares(found["final"], final) ** 0.5 / _sum_of_squares(found["initial"], final) ** 0.5
     worst = max([weights, *state]) if case.is_exact else mean
-    verdict = "equal" if worst <= case.tolerance else "DIFFERS"
+    tolerance = case.tolerance * (_NORMALISED if case.is_exact and job.model.name == "paddlerec" else 1)
+    verdict = "equal" if worst <= tolerance else "DIFFERS"
     if not case.is_exact and verdict == "equal":
         verdict = "equal but for rounding"
     if case.cannot_be_equal():
         verdict = f"cannot be equal: {case.cannot_be_equal()}"
-    return Result(case, weights, max(state, default=None), mean, moved, case.tolerance, verdict)
+    return Result(case, weights, max(state, default=None), mean, moved, tolerance, verdict)
 
 
 def _sum_of_squares(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:

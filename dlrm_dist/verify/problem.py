@@ -8,6 +8,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from dlrm_dist.config import ModelSection
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.models.shape import Feature, ModelShape
+from dlrm_dist.models.tables import ModelTable, tables_of
 from dlrm_dist.verify.cases import BATCH_SIZE
 
 STEPS = 20
@@ -22,6 +23,11 @@ class Problem:
     model: ModelSection
     shape: ModelShape
     seed: int = 0
+
+    @property
+    def tables(self) -> tuple[ModelTable, ...]:
+        """The model's tables."""
+        return tables_of(self.model, self.shape.named_rows)
 
     def batch(self, step: int, rank: int, world_size: int) -> ClickBatch:
         """A rank's share of a step: bags of no, one or several ids; the rows are the same for any number of ranks."""
@@ -56,10 +62,12 @@ class Problem:
 
 def small(model: ModelSection, shape: ModelShape) -> Problem:
     """The problem of a config's model, its tables cut down to a few hundred rows of different numbers."""
-    features = tuple(
-        Feature(feature.name, max(50, min(feature.rows, _MOST_ROWS - 7 * number % 200)))
-        for number, feature in enumerate(shape.features)
-    )
+    rows = {
+        name: max(50, min(table.rows, _MOST_ROWS - 7 * number % 200))
+        for number, table in enumerate(tables_of(model, shape.named_rows))
+        for name in table.features
+    }
+    features = tuple(Feature(feature.name, rows[feature.name]) for feature in shape.features)
     return Problem(model, ModelShape(shape.num_dense, features))
 
 

@@ -6,21 +6,32 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from dlrm_dist.config import OptimizerSection
 from dlrm_dist.models.build import build_model
-from dlrm_dist.models.dlrm import DLRM
+from dlrm_dist.models.click_model import ClickModel
+from dlrm_dist.models.tables import ModelTable
 from dlrm_dist.verify.problem import STEPS, Problem
 
 
 class Bags(nn.Module):
     """Plain embedding bags in the place of an EmbeddingBagCollection."""
 
-    def __init__(self, weights: dict[str, Tensor]) -> None:
+    def __init__(self, tables: tuple[ModelTable, ...], weights: dict[str, Tensor]) -> None:
         super().__init__()
-        self.weights = nn.ParameterDict({name: weight.double() for name, weight in weights.items()})
+        self.table_of = {name: table.name for table in tables for name in table.features}
+        self.weights = nn.ParameterDict({table.name: weights[weight_key(table.name)].double() for table in tables})
 
     def forward(self, ids: dict[str, Tensor], offsets: dict[str, Tensor]) -> KeyedTensor:
         """Sums of each feature's bags."""
-        sums = [nn.functional.embedding_bag(ids[name], self.weights[name], offsets[name], mode="sum") for name in ids]
+        weights = [self.weights[self.table_of[name]] for name in ids]
+        sums = [
+            nn.functional.embedding_bag(ids[name], weight, offsets[name], mode="sum")
+            for name, weight in zip(ids, weights, strict=True)
+        ]
         return KeyedTensor.from_tensor_list(list(ids), sums)
+
+
+def weight_key(table: str) -> str:
+    """The name of a table's weights in the sharded model."""
+    return f"model.embeddings.embedding_bags.{table}.weight"
 
 
 def train(
@@ -35,36 +46,37 @@ def train(
         rates: learning rates of tables and layers.
 
     Returns:
-        The weights after the last step by their names, and each table's second moments.
+        The weights and the running statistics after the last step by their names, and each table's second moments.
     """
-    features = [(feature.name, feature.rows) for feature in problem.shape.features]
-    network = build_model(problem.model, problem.shape.num_dense, features, 0, torch.device("cpu"))
-    prefix = "model.embeddings.embedding_bags."
-    bags = Bags({name: initial[f"{prefix}t_{name}.weight"] for name, _ in features})
-    layers = {key: value for key, value in network.named_parameters() if not key.startswith("embeddings.")}
+    network = build_model(problem.model, problem.shape.num_dense, problem.shape.named_rows, 0, torch.device("cpu"))
+    bags, layers = Bags(problem.tables, initial), nn.ModuleList(network.dense_parts()).double()
+    values = {
+        key: value
+        for key, value in network.state_dict(keep_vars=True).items()
+        if not key.startswith("embeddings.") and value.is_floating_point()
+    }
     with torch.no_grad():
-        for key, parameter in layers.items():
-            parameter.data = initial[f"model.{key}"].double().clone()
+        for key, value in values.items():
+            value.copy_(initial[f"model.{key}"])
     moments = {name: _no_moment(optimizer.sparse, weight) for name, weight in bags.weights.items()}
-    others = {key: torch.zeros_like(parameter) for key, parameter in layers.items()}
+    others = [torch.zeros_like(parameter) for parameter in layers.parameters()]
     for step in range(STEPS):
         _loss(problem, network, bags, step).backward()
         with torch.no_grad():
             for name, weight in bags.weights.items():
                 _update(weight, optimizer.sparse, rates[0], optimizer.eps, moments[name])
-            for key, parameter in layers.items():
-                _update(parameter, optimizer.dense, rates[1], optimizer.eps, others[key])
-    final = {f"{prefix}t_{name}.weight": weight.detach() for name, weight in bags.weights.items()}
-    return final | {f"model.{key}": parameter.detach() for key, parameter in layers.items()}, moments
+            for parameter, moment in zip(layers.parameters(), others, strict=True):
+                _update(parameter, optimizer.dense, rates[1], optimizer.eps, moment)
+    final = {weight_key(name): weight.detach() for name, weight in bags.weights.items()}
+    return final | {f"model.{key}": value.detach() for key, value in values.items()}, moments
 
 
-def _loss(problem: Problem, network: DLRM, bags: Bags, step: int) -> Tensor:
+def _loss(problem: Problem, network: ClickModel, bags: Bags, step: int) -> Tensor:
     batch = problem.batch(step, 0, 1)
     jagged = batch.sparse.to_dict()
     ids = {name: values.values() for name, values in jagged.items()}
     offsets = {name: values.offsets()[:-1].long() for name, values in jagged.items()}
-    embedded = bags(ids, offsets)
-    logits = network.top_mlp(network.interaction(network.bottom_mlp(batch.dense.double()), embedded)).squeeze(1)
+    logits = network.logits(batch.dense.double(), bags(ids, offsets))
     return nn.functional.binary_cross_entropy_with_logits(logits, batch.labels.double())
 
 

@@ -58,8 +58,8 @@ def build(job: Job, here: Session) -> ShardedTask:
     )
     task = ClickTask(build_model(job.model, job.num_dense, job.features, 0, here.device))
     rules = tuple(
-        Rule(pattern=f"t_{name}", sharding_types=(kind,))
-        for (name, _), kind in zip(job.features, job.types, strict=True)
+        Rule(pattern=table.name, sharding_types=(kind,))
+        for table, kind in zip(job.problem().tables, job.types, strict=True)
     )
     cluster = load_cluster(f"cpu:{here.world_size // here.local_world_size}x{here.local_world_size}")
     request = Request(BATCH_SIZE, (), rules, None, job.comm_precision)

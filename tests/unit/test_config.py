@@ -12,6 +12,7 @@ from tests.helpers import ROOT, run_command
 NO_LIMIT = [
     "model.num_embeddings",
     "model.multi_hot_sizes",
+    "model.embedding_dims",
     "model.init_from",
     "metrics.group_by",
     "sharding.plan",
@@ -31,12 +32,17 @@ OTHERS = {
     "data.planted_rows": 500,
     "data.last_batch": "drop",
     "data.expand_multi_hot": [3, 1],
-    "model.name": "dlrm_dcnv2",
+    "model.name": "dcn",
     "model.num_embeddings": [9, 10],
     "model.multi_hot_sizes": [1.5, 3.0],
     "model.num_dense": 4,
     "model.cross_layers": 2,
     "model.cross_rank": 16,
+    "model.projection_branch1": [32],
+    "model.projection_branch2": [8, 48],
+    "model.embedding_dims": [8, 12],
+    "model.shared_tables": ["C1+C2", "C4+C3"],
+    "model.deep_mlp": [7],
     "model.table_precision": "fp16",
     "model.embedding_dim": 8,
     "model.bottom_mlp": [32, 8],
@@ -237,7 +243,7 @@ def test_a_section_that_is_no_table(toml, text):
         ("data.last_batch", "keep", "'pad' or 'drop'"),
         ("runtime.device", "gpu", "'auto', 'cpu' or 'cuda'"),
         ("runtime.threads", "many", "integer"),
-        ("model.name", "dcn", "'dlrm'"),
+        ("model.name", "dcnn", "'dlrm'"),
     ],
 )
 def test_wrong_values_name_key_found_and_allowed(toml, key, wrong, allowed):
@@ -275,6 +281,22 @@ def test_several_mistakes_are_one_line_that_counts_them(toml):
         ({"model.bottom_mlp": []}, ["model.bottom_mlp", "[]"]),
         ({"model.top_mlp": [64, 2]}, ["model.top_mlp", "must end with 1", "[64, 2]"]),
         ({"model.top_mlp": []}, ["model.top_mlp", "[]"]),
+        ({"model.name": "paddlerec"}, ["model.top_mlp", "must end with 2", "[128, 64, 1]"]),
+        ({"model.name": "dcn", "model.deep_mlp": []}, ["model.deep_mlp", "a layer at least"]),
+        (
+            {"model.name": "dlrm_projection", "model.projection_branch2": [64, 24]},
+            ["model.projection_branch2", "multiple of model.embedding_dim (16)", "[64, 24]"],
+        ),
+        ({"model.name": "dlrm_projection", "model.projection_branch1": []}, ["model.projection_branch1", "[]"]),
+        ({"model.embedding_dims": [8, 4]}, ["model.embedding_dims is for dcn", "model.name is dlrm"]),
+        (
+            {"model.name": "dcn", "model.embedding_dims": [8, 4], "model.num_embeddings": [9]},
+            ["model.embedding_dims has 2 values for the 1 tables"],
+        ),
+        (
+            {"model.name": "paddlerec", "model.top_mlp": [4, 2], "model.shared_tables": ["C1+C2"]},
+            ["model.shared_tables is ['C1+C2']", "paddlerec has one table"],
+        ),
     ],
 )
 def test_widths_that_do_not_fit(toml, changes, told):

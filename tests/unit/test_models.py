@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
-from dlrm_dist.models.dlrm import MLP, PaddedLinear
 from dlrm_dist.models.interaction import CrossInteraction, DotInteraction
+from dlrm_dist.models.mlp import MLP, PaddedLinear
 
 NAMES, DIM = ["a", "b", "c"], 4
 ORDERS = list(itertools.permutations(NAMES))
