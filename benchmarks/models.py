@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from precision import ROOT, train
+from trained import ROOT, result_of, train
 
 from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
@@ -74,7 +74,7 @@ def run(name: str, work: Path, runs: Path, options: argparse.Namespace) -> dict[
         *("--train.decay_start", str(steps // 3), "--train.decay_steps", str(steps - steps // 3)),
         *("--checkpoint.every_minutes", "0", *options.rest),
     ]
-    return train(runs, str(ROOT / "launch/configs/demo.toml"), options.ranks, words)
+    return result_of(train(runs, options.ranks, "--config", str(ROOT / "launch/configs/demo.toml"), *words))
 
 
 def dataset(work: Path, ids: str, rows: int) -> Path:
