@@ -11,7 +11,6 @@ import resource
 import sys
 import tempfile
 import time
-from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dlrm_dist import optim
 from dlrm_dist.checkpoint import folder as folders
 from dlrm_dist.checkpoint import state
 from dlrm_dist.checkpoint.folder import Progress
@@ -30,6 +28,7 @@ from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.shape import Feature, ModelShape
 from dlrm_dist.models.task import ClickTask
+from dlrm_dist.optim import Optimizers
 from dlrm_dist.planning.cluster import load_cluster
 from dlrm_dist.planning.planner import Request, make_plan
 from dlrm_dist.planning.subject import make_subject
@@ -131,8 +130,7 @@ def build(gigabytes: float, here: Session) -> tuple[ShardedTask, Config, Any, Mo
         ClickTask(build_model(config.model, shape.num_dense, shape.named_rows, 0, here.device)),
         to_torchrec(plan),
         here.device,
-        partial(optim.sparse_optimizer, config.optimizer, 0.01),
-        partial(optim.dense_optimizer, config.optimizer, 0.01),
+        Optimizers(config.optimizer, 0.01),
         seed=0,
     )
     return sharded, config, plan, shape

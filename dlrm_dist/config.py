@@ -148,15 +148,88 @@ class OptimizerSection(Section):
     """How the parameters are updated."""
 
     sparse: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = "rowwise_adagrad"
-    """Fused optimizer of the embedding tables, applied in the backward. `adam` needs CUDA."""
+    """Optimizer of the embedding tables, fused into the backward. `adam` is fused on CUDA; on CPU, and wherever all
+    tables are data-parallel (`sharding.types`), it is PyTorch's, which also moves the rows that no batch looks up."""
     dense: Literal["sgd", "adagrad", "adam"] = "adagrad"
-    """Optimizer of the MLPs (and of data-parallel tables)."""
+    """Optimizer of the MLPs."""
     sparse_learning_rate: Rate | None = None
     """Learning rate of the tables; `train.learning_rate` when not given."""
     dense_learning_rate: Rate | None = None
     """Learning rate of the MLPs; `train.learning_rate` when not given."""
     eps: Rate = 1e-8
     """Added to the root of the second moment by Adagrad and Adam."""
+    sparse_weight_decay: Rate = 0.0
+    """L2 of the rows that a batch looks up, in that step: so much of a row is added to its gradient. The kernel of
+    `rowwise_adagrad` alone does that, in tables that are not data-parallel."""
+    table_weight_decay: Rate = 0.0
+    """L2 of whole tables in every step, as if table_weight_decay / 2 x ||table||^2 were added to the loss (FuxiCTR's
+    `embedding_regularizer`); for data-parallel tables (`sharding.types`), with any optimizer."""
+    dense_weight_decay: Rate = 0.0
+    """The same L2 of all other parameters, biases too (FuxiCTR's `net_regularizer`)."""
+    clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Largest norm of the gradient of all that is replicated, MLPs and data-parallel tables together, without weight
+    decay; beyond, it is scaled down to it. Other tables are updated in the backward and escape it. Not given: none."""
+
+    @model_validator(mode="after")
+    def _decay_has_a_kernel(self) -> Self:
+        if self.sparse_weight_decay and self.table_weight_decay:
+            raise ValueError(
+                "optimizer.sparse_weight_decay (looked-up rows) and optimizer.table_weight_decay (all rows) exclude "
+                "each other; set one of them to 0"
+            )
+        if self.sparse_weight_decay and self.sparse != "rowwise_adagrad":
+            raise ValueError(
+                f"optimizer.sparse_weight_decay is {self.sparse_weight_decay}, and FBGEMM's kernel of {self.sparse} "
+                f"{'does not add it to the gradient' if self.sparse == 'adam' else 'ignores it'}; use optimizer.sparse "
+                "rowwise_adagrad, or optimizer.table_weight_decay with data-parallel tables"
+            )
+        return self
+
+
+class ScheduleSection(Section):
+    """How the learning rates change, and when training ends early."""
+
+    warmup_steps: Steps = 0
+    """Steps over which the learning rates rise linearly to their full value."""
+    decay: Literal["none", "polynomial", "cosine", "step", "plateau"] = "none"
+    """How they fall: by a `power` of the time left, by half a cosine, by `factor` each `steps` steps, or by `factor`
+    where validation does not improve."""
+    start: Steps | None = None
+    """Step at which polynomial, cosine or step decay begins; not given: behind the warm-up."""
+    steps: Positive | None = None
+    """Steps of a polynomial or cosine decay (not given: to the end of the run), or between the drops of `step`."""
+    power: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    """Of the polynomial decay; 2 is DLRM's and MLPerf's."""
+    end_factor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """What the learning rates are multiplied by at the end of a decay, and held at; the least for `step`, `plateau`."""
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """What a drop of `step` or `plateau` multiplies them by."""
+    patience: Positive = 1
+    """Evaluations in a row without improvement that make a drop of `plateau`."""
+    stop_patience: Positive | None = None
+    """Evaluations in a row without improvement that end the run; not given: none do."""
+    monitor: Literal["auc", "log_loss", "auc_minus_log_loss"] = "auc"
+    """What has to improve on `eval.split`."""
+    min_delta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
+    """By how much at least."""
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> Self:
+        timed = self.decay in ("polynomial", "cosine", "step")
+        for key, value in (("start", self.start), ("steps", self.steps)):
+            if value is not None and not timed:
+                raise ValueError(
+                    f"schedule.{key} is {value}, and schedule.decay is {self.decay}; leave it out, or choose "
+                    "polynomial, cosine or step"
+                )
+        if self.decay == "step" and self.steps is None:
+            raise ValueError("schedule.decay is step: schedule.steps must say how many steps lie between two drops")
+        if self.start is not None and self.start < self.warmup_steps:
+            raise ValueError(
+                f"schedule.start is {self.start}, inside the warm-up of schedule.warmup_steps {self.warmup_steps}; "
+                "leave it out to begin behind the warm-up"
+            )
+        return self
 
 
 class ShardingSection(Section):
@@ -188,12 +261,9 @@ class TrainSection(Section):
     """Stop after that many steps in all."""
     learning_rate: Rate = 0.02
     """Learning rate of tables and MLPs alike, unless the optimizer section says otherwise."""
-    warmup_steps: Steps = 0
-    """Steps over which the learning rates rise linearly to their full value."""
-    decay_start: Steps = 0
-    """Step at which the decay of the learning rates begins, if `train.decay_steps` is given."""
-    decay_steps: Positive | None = None
-    """Steps of a quadratic decay of the learning rates to zero, which is then held; not given: no decay."""
+    micro_batches: Positive = 1
+    """Parts of a rank's batch that go through the dense layers one after another, so that the activations of one are in
+    memory: gradients are summed, tables are looked up and updated once a step, the numbers are those of one part."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     """Seed of the initial weights and of the order of the rows."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -291,6 +361,7 @@ class Config(BaseSettings):
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
     optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
     sharding: ShardingSection = ShardingSection()
     train: TrainSection = TrainSection()
     checkpoint: CheckpointSection = CheckpointSection()
@@ -303,6 +374,7 @@ class Config(BaseSettings):
         "data",
         "model",
         "optimizer",
+        "schedule",
         "sharding",
         "train",
         "checkpoint",

@@ -31,17 +31,20 @@ def avoid_slow_kernel(modules: Iterable[SplitTableBatchedEmbeddingBagsCodegen]) 
     change between them: 430 ns a row on a Sapphire Rapids, where the same instructions in their AVX form take 5.
     FBGEMM takes its loop, as it does for all other optimizers, when several features share a table. So each table gets
     a second feature here, with empty bags and no columns: weights, moments and output keep their places and shapes.
+
+    The generated kernel also leaves out weight decay, silently, and the loop does not: with it, all tables change.
     """
     for module in modules:
-        if _is_slow(module):
+        if _is_to_change(module):
             _add_empty_features(module)
 
 
-def _is_slow(tables: Any) -> bool:
+def _is_to_change(tables: Any) -> bool:
     unshared = len(set(tables.feature_table_map)) == len(tables.feature_table_map)
     kernel = (tables.use_cpu, tables.optimizer, tables.weights_precision)
     generated = unshared and kernel == (True, EmbOptimType.EXACT_ROWWISE_ADAGRAD, SparseType.FP32)
-    return generated and torch.get_num_threads() * tables.max_D <= _BREAK_EVEN
+    decays = tables.optimizer_args.weight_decay > 0
+    return generated and (decays or torch.get_num_threads() * tables.max_D <= _BREAK_EVEN)
 
 
 def _add_empty_features(tables: Any) -> None:

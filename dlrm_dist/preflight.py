@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dlrm_dist import config as config_module
 from dlrm_dist import optim, runfolder, runtime
-from dlrm_dist.config import Config, ShardingSection
+from dlrm_dist.config import Config, ShardingSection, TrainSection
 from dlrm_dist.data import footers, planted
 from dlrm_dist.data.schema import DatasetInfo, check_category, read_info
 from dlrm_dist.errors import UserError
@@ -47,9 +47,10 @@ def validate(config: Config, world_size: int, local_world_size: int) -> None:
                 f"{key} is {batch_size}, the global batch of {world_size} ranks: each needs a row at least; "
                 f"use {world_size} or more, or fewer ranks"
             )
-    _validate_sharding(config.sharding, batch_sizes, world_size)
+    _check_micro_batches(config.train, world_size)
+    types = _validate_sharding(config.sharding, batch_sizes, world_size)
     device = runtime.choose_device(config.runtime.device, 0, local_world_size)
-    optim.check_device(config.optimizer, device.type)
+    optim.check_tables(config.optimizer, device.type, types, config.model.table_precision)
     if config.train.precision == "tf32" and device.type == "cpu":
         raise UserError(
             "train.precision is tf32, which GPUs alone have, and this run is on cpu; allowed here: fp32, bf16; use "
@@ -62,24 +63,36 @@ def validate(config: Config, world_size: int, local_world_size: int) -> None:
             _check_can_make(config.data.path, "data.path")
 
 
-def _validate_sharding(section: ShardingSection, batch_sizes: dict[str, int], world_size: int) -> None:
+def _check_micro_batches(section: TrainSection, world_size: int) -> None:
+    rows = section.batch_size // world_size
+    if rows < section.micro_batches:
+        raise UserError(
+            f"train.micro_batches is {section.micro_batches}, and of train.batch_size {section.batch_size} a rank of "
+            f"{world_size} gets {rows}: each part needs a row at least; use fewer parts or a larger batch"
+        )
+
+
+def _validate_sharding(section: ShardingSection, batch_sizes: dict[str, int], world_size: int) -> set[str]:
+    """Check the section; gives the sharding types that tables may have."""
     if section.cluster:
         cluster.load_cluster(section.cluster)
     rules = constraints.load_rules(section.constraints) if section.constraints else ()
     rows = {key: -(-size // world_size) for key, size in batch_sizes.items()}
     if not section.plan:
-        for types in [rule.sharding_types for rule in rules] or [section.types]:
+        allowed = [rule.sharding_types for rule in rules] or [section.types]
+        for types in allowed:
             constraints.refuse_precision(section.comm_precision, types, rows)
-    else:
-        plan = plan_file.read(section.plan)
-        placed = [sharding.sharding_type for _, sharding in plan.placed()]
-        constraints.refuse_precision(section.comm_precision, placed, rows)
-        if plan.world_size != world_size and not runtime.is_restart():
-            raise UserError(
-                f"{section.plan}: is for {plan.world_size} ranks ({plan.inputs.cluster.size}), this run has "
-                f"{world_size}; make one: dlrm-dist plan make --config CONFIG --cluster "
-                f"{plan.inputs.cluster.name}:1x{world_size} --out NAME.plan.json"
-            )
+        return {kind for types in allowed for kind in types}
+    plan = plan_file.read(section.plan)
+    placed = {sharding.sharding_type for _, sharding in plan.placed()}
+    constraints.refuse_precision(section.comm_precision, sorted(placed), rows)
+    if plan.world_size != world_size and not runtime.is_restart():
+        raise UserError(
+            f"{section.plan}: is for {plan.world_size} ranks ({plan.inputs.cluster.size}), this run has "
+            f"{world_size}; make one: dlrm-dist plan make --config CONFIG --cluster "
+            f"{plan.inputs.cluster.name}:1x{world_size} --out NAME.plan.json"
+        )
+    return placed
 
 
 def _check_can_make(path: Path, key: str) -> None:

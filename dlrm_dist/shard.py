@@ -18,12 +18,12 @@ from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingP
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from dlrm_dist.cpu_adagrad import avoid_slow_kernel, fused_tables
 from dlrm_dist.models.batch_norm import BatchNorm
-from dlrm_dist.optim import Optimizer
+from dlrm_dist.optim import Optimizers
 from dlrm_dist.planning.sharder import Sharder
 
 _INIT_BLOCK_ROWS = 1 << 16
@@ -61,12 +61,27 @@ class ShardedTask:
             group["lr"] = rate * factor
 
 
+class _ClippedOptimizer(CombinedOptimizer):  # type: ignore[misc]
+    """Scales the replicated parameters' gradient down to a norm before the step; the fused tables are updated by then.
+
+    DDP has averaged the gradient, so the norm is the same on all ranks.
+    """
+
+    def __init__(self, optimizers: list[KeyedOptimizer], parameters: list[Tensor], max_norm: float) -> None:
+        super().__init__(optimizers)
+        self._parameters, self._max_norm = parameters, max_norm
+
+    def step(self, closure: Any = None) -> None:
+        """Clip, and update."""
+        nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
+        super().step(closure)
+
+
 def shard(
     task: nn.Module,
     plan: ShardingPlan,
     device: torch.device,
-    sparse: Callable[[], Optimizer],
-    dense: Callable[[], Optimizer],
+    optimizers: Optimizers,
     seed: int,
     comm_precision: str = "fp32",
 ) -> ShardedTask:
@@ -76,8 +91,7 @@ def shard(
         task: the module to train.
         plan: a place for each table.
         device: this rank's device.
-        sparse: gives the tables' optimizer.
-        dense: gives the other parameters' optimizer.
+        optimizers: of the tables and of all else.
         seed: of the tables' initial weights, which depend on neither the plan nor the world size.
         comm_precision: of embeddings and their gradients between ranks.
     """
@@ -88,7 +102,7 @@ def shard(
     configs = _table_configs(task)
     for name, parameter in _table_parameters(task):
         if name not in replicated:  # TorchRec's data-parallel tables have no fused kernel
-            optimizer_class, arguments = sparse()
+            optimizer_class, arguments = optimizers.fused()
             apply_optimizer_in_backward(optimizer_class, [parameter], arguments)
     with patch.object(embeddingbag, "DistributedDataParallel", _ReplicatedTables):
         model = DistributedModelParallel(
@@ -103,7 +117,7 @@ def shard(
     avoid_slow_kernel(fused_tables(model))
     _normalise_over_ranks(model)
     _init_tables(model, configs, seed)
-    optimizer = _combine(model, sparse, dense)
+    optimizer = _combine(model, optimizers)
     return ShardedTask(model, optimizer, tuple(group["lr"] for group in optimizer.param_groups), bool(cached))
 
 
@@ -121,20 +135,35 @@ def _summed(values: Tensor) -> Tensor:
     return values
 
 
-def _combine(
-    model: DistributedModelParallel, sparse: Callable[[], Optimizer], dense: Callable[[], Optimizer]
-) -> CombinedOptimizer:
-    """The fused optimizer, one for replicated tables (as the other tables have), and the dense one."""
+def _combine(model: DistributedModelParallel, optimizers: Optimizers) -> CombinedOptimizer:
+    """The fused optimizer, that of replicated tables, and the dense one."""
     parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
     is_table = {name: "embedding_bags." in name for name in parameters}
-    optimizers = [model.fused_optimizer]
-    for wanted, make in ((True, sparse), (False, dense)):
+    combined = [model.fused_optimizer]
+    for wanted, make in ((True, optimizers.replicated), (False, optimizers.dense)):
         chosen = {name: p for name, p in parameters.items() if is_table[name] is wanted}
         if chosen:
             optimizer_class, arguments = make()
             wrapper = KeyedOptimizerWrapper(chosen, lambda p, c=optimizer_class, a=arguments: c(p, **a))
-            optimizers.append(wrapper)
-    return CombinedOptimizer(optimizers)
+            _make_state(wrapper)
+            combined.append(wrapper)
+    if optimizers.section.clip_norm is None:
+        return CombinedOptimizer(combined)
+    return _ClippedOptimizer(combined, list(parameters.values()), optimizers.section.clip_norm)
+
+
+def _make_state(optimizer: KeyedOptimizerWrapper) -> None:
+    """Have the state that Adam makes in its first step, as it is before it: what a checkpoint is loaded into."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    optimizer.init_state()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for values in optimizer.state.values():
+        for value in values.values():
+            value.zero_()
+    optimizer.zero_grad()
 
 
 def _tables_of(plan: ShardingPlan, is_one: Callable[[ParameterSharding], bool]) -> set[str]:

@@ -27,6 +27,7 @@ _PARTS_OF_OPERATIONS = {
     "## EmbeddingBagCollectionAwaitable": "forward_exchange",
     "## forward": "dense_forward",
     "## backward": "dense_backward",
+    "## micro-batch backward": "dense_backward",
     "torch::autograd::CppNode<SplitLookup": "update",
     "c10d::allreduce_": "all_reduce",
     "torch::distributed::reducer": "all_reduce",

@@ -1,12 +1,11 @@
 """Training from a config to a scored model: config -> session -> data -> model (meta) -> plan -> shard -> train."""
 
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import torch
 
-from dlrm_dist import optim, out_of_memory, preflight
+from dlrm_dist import out_of_memory, preflight
 from dlrm_dist.checkpoint import init_from
 from dlrm_dist.checkpoint.keeper import Checkpoints, Continued, Origin
 from dlrm_dist.config import Config
@@ -21,6 +20,7 @@ from dlrm_dist.models.build import build_model
 from dlrm_dist.models.shape import ModelShape, dataset_shape
 from dlrm_dist.models.tables import tables_of
 from dlrm_dist.models.task import ClickTask
+from dlrm_dist.optim import Optimizers
 from dlrm_dist.planning import plan_file
 from dlrm_dist.planning.for_run import machine_at_hand, plan_of_run
 from dlrm_dist.planning.inputs import request_of
@@ -128,17 +128,16 @@ def _folder(config: Config, plan: PlanFile, here: Session, held: ExitStack) -> R
 
 def build(config: Config, shape: ModelShape, plan: PlanFile, here: Session) -> ShardedTask:
     """The config's model, initialised and sharded by `plan`. Collective."""
-    rate = config.train.learning_rate
     return shard(
         ClickTask(
             build_model(config.model, shape.num_dense, shape.named_rows, config.train.seed, here.device),
             here.device.type,
             config.train.precision == "bf16",
+            config.train.micro_batches,
         ),
         to_torchrec(plan),
         here.device,
-        partial(optim.sparse_optimizer, config.optimizer, rate),
-        partial(optim.dense_optimizer, config.optimizer, rate),
+        Optimizers(config.optimizer, config.train.learning_rate),
         config.train.seed,
         config.sharding.comm_precision,
     )

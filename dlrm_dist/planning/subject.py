@@ -9,13 +9,13 @@ from torchrec.distributed.types import get_tensor_size_bytes
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
-from dlrm_dist import optim
 from dlrm_dist.config import ModelSection, OptimizerSection
 from dlrm_dist.models.batch_norm import BatchNorm
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.click_model import ClickModel
 from dlrm_dist.models.shape import ModelShape
 from dlrm_dist.models.task import ClickTask
+from dlrm_dist.optim import Optimizers
 from dlrm_dist.planning.plan_file import Dense, Table
 from dlrm_dist.planning.tables import model_tables
 from dlrm_dist.runtime import quiet_libraries
@@ -37,7 +37,7 @@ def make_subject(model: ModelSection, optimizer: OptimizerSection, shape: ModelS
     """The model of a config, on the meta device; nothing is allocated."""
     quiet_libraries()
     task = ClickTask(build_model(model, shape.num_dense, shape.named_rows, seed=0, device=torch.device("meta")))
-    optimizer_class, _ = optim.sparse_optimizer(optimizer, 0.0)
+    optimizer_class, _ = Optimizers(optimizer, 0.0).fused()
     for module in _collections(task):
         for bag in module.embedding_bags.values():
             bag.weight._optimizer_classes = [optimizer_class]  # where the planner looks for the state's size

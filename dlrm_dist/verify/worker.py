@@ -2,7 +2,6 @@
 
 import sys
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ import torch
 from pydantic import BaseModel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from dlrm_dist import optim
 from dlrm_dist.config import ModelSection, OptimizerSection, RuntimeSection, ShardingName
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.shape import Feature, ModelShape
 from dlrm_dist.models.task import ClickTask
+from dlrm_dist.optim import Optimizers
 from dlrm_dist.planning.cluster import load_cluster
 from dlrm_dist.planning.constraints import Rule
 from dlrm_dist.planning.planner import Request, make_plan
@@ -68,8 +67,7 @@ def build(job: Job, here: Session) -> ShardedTask:
         task,
         to_torchrec(plan),
         here.device,
-        partial(optim.sparse_optimizer, optimizer, 0.0),
-        partial(optim.dense_optimizer, optimizer, 0.0),
+        Optimizers(optimizer, 0.0),
         seed=0,
         comm_precision=job.comm_precision,
     )

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingPlan
 
-from dlrm_dist import optim
 from dlrm_dist.config import ModelSection, OptimizerSection, RuntimeSection, TrainSection
 from dlrm_dist.cpu_adagrad import fused_tables
 from dlrm_dist.data.loader import SplitReader
@@ -19,6 +17,7 @@ from dlrm_dist.epochs import Epochs
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.shape import ModelShape, dataset_shape
 from dlrm_dist.models.task import ClickTask
+from dlrm_dist.optim import Optimizers
 from dlrm_dist.planning.cluster import load_cluster
 from dlrm_dist.planning.constraints import Rule
 from dlrm_dist.planning.planner import Request, every_part_has_rows, make_plan
@@ -61,8 +60,7 @@ def run_case(case: dict[str, Any], here: Session) -> dict[str, Any]:
         task,
         plan,
         here.device,
-        partial(optim.sparse_optimizer, optimizer, rate),
-        partial(optim.dense_optimizer, optimizer, rate),
+        Optimizers(optimizer, rate),
         seed=0,
     )
     initial = whole(sharded.model.state_dict())
