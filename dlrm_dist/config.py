@@ -170,21 +170,6 @@ class OptimizerSection(Section):
     """Largest norm of the gradient of all that is replicated, MLPs and data-parallel tables together, without weight
     decay; beyond, it is scaled down to it. Other tables are updated in the backward and escape it. Not given: none."""
 
-    @model_validator(mode="after")
-    def _decay_has_a_kernel(self) -> Self:
-        if self.sparse_weight_decay and self.table_weight_decay:
-            raise ValueError(
-                "optimizer.sparse_weight_decay (looked-up rows) and optimizer.table_weight_decay (all rows) exclude "
-                "each other; set one of them to 0"
-            )
-        if self.sparse_weight_decay and self.sparse != "rowwise_adagrad":
-            raise ValueError(
-                f"optimizer.sparse_weight_decay is {self.sparse_weight_decay}, and FBGEMM's kernel of {self.sparse} "
-                f"{'does not add it to the gradient' if self.sparse == 'adam' else 'ignores it'}; use optimizer.sparse "
-                "rowwise_adagrad, or optimizer.table_weight_decay with data-parallel tables"
-            )
-        return self
-
 
 class ScheduleSection(Section):
     """How the learning rates change, and when training ends early."""
@@ -208,10 +193,8 @@ class ScheduleSection(Section):
     """Evaluations in a row without improvement that make a drop of `plateau`."""
     stop_patience: Positive | None = None
     """Evaluations in a row without improvement that end the run; not given: none do."""
-    monitor: Literal["auc", "log_loss", "auc_minus_log_loss"] = "auc"
-    """What has to improve on `eval.split`."""
     min_delta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
-    """By how much at least."""
+    """By how much the AUC on `eval.split` has to pass the best one to be an improvement."""
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:

@@ -20,11 +20,9 @@ def check_length(section: ScheduleSection, total_steps: int) -> None:
     if section.decay in TIMED:
         ends[f"the {section.decay} decay (schedule.start) begins behind step {start}"] = start + 1
     if section.steps:
-        what = "drops first behind" if section.decay == "step" else "ends with"
-        end = start + section.steps
-        ends[
-            f"the {section.decay} decay {what} step {end} (schedule.start {start} + schedule.steps {section.steps})"
-        ] = end
+        what = "has its first drop behind" if section.decay == "step" else "ends with"
+        end = start + section.steps + (section.decay == "step")
+        ends[f"the {section.decay} decay {what} step {start} + {section.steps} (schedule.start, schedule.steps)"] = end
     for what, end in ends.items():
         if end > total_steps:
             raise UserError(

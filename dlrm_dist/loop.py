@@ -8,15 +8,15 @@ from torch import nn
 
 from dlrm_dist.checkpoint.folder import Progress
 from dlrm_dist.checkpoint.keeper import Checkpoints, Continued
-from dlrm_dist.config import EvalSection, TrainSection
+from dlrm_dist.config import EvalSection, ScheduleSection, TrainSection
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.epochs import Epochs
 from dlrm_dist.errors import RunFailedError
 from dlrm_dist.interruption import InterruptedRunError, Interruption, interruption
+from dlrm_dist.learning_rate import factor_at
 from dlrm_dist.listeners import Line, Listener
 from dlrm_dist.meter import Meter, TimedBatches
 from dlrm_dist.metrics import ClickMetrics
-from dlrm_dist.optim import learning_rate_factor
 from dlrm_dist.pipeline import pipeline_of
 from dlrm_dist.runtime import Session
 from dlrm_dist.shard import ShardedTask
@@ -32,6 +32,7 @@ class Loop:
         sharded: ShardedTask,
         epochs: Epochs,
         train: TrainSection,
+        schedule: ScheduleSection,
         evaluation: EvalSection,
         checkpoints: Checkpoints,
         split: StepSplit,
@@ -39,7 +40,7 @@ class Loop:
         scorer: Callable[[nn.Module, SplitReader], ClickMetrics],
     ) -> None:
         self._here, self._sharded, self._epochs = here, sharded, epochs
-        self._train, self._eval, self._checkpoints = train, evaluation, checkpoints
+        self._train, self._schedule, self._eval, self._checkpoints = train, schedule, evaluation, checkpoints
         self._split, self._listener, self._scorer = split, listener, scorer
         self._pipeline = pipeline_of(sharded, here.device)
 
@@ -55,35 +56,48 @@ class Loop:
             InterruptedRunError: a rank was asked to stop; the state is saved.
             RunFailedError: the loss is not finite; a checkpoint cannot be written.
         """
-        done = continued.step if continued else 0
-        self._meter = Meter(self._here, self._epochs, done, continued.progress if continued else Progress())
+        done, progress = (continued.step, continued.progress) if continued else (0, Progress())
+        self._meter, self._standing = Meter(self._here, self._epochs, done, progress), progress.standing
         self._listener.begins(done, self._epochs.total_steps)
         with interruption() as asked, self._split.recording():
             return self._run_steps(train, valid, done, asked)
 
     def _run_steps(self, train: SplitReader, valid: SplitReader, done: int, asked: Interruption) -> dict[str, Any]:
-        total = self._epochs.total_steps
         batches = TimedBatches(self._epochs.batches(train, done))
-        scores = None
-        for step in range(done + 1, total + 1):
+        step, scores = done, None
+        while not self._is_last(step):
+            step += 1
             with self._split.step(step):
-                self._sharded.scale_learning_rates(learning_rate_factor(self._train, step - 1))
+                self._sharded.scale_learning_rates(self._factor(step))
                 self._meter.add(self._pipeline.progress(batches), step)
-            if step % self._train.log_every == 0 or step == total:
+            is_due = step % self._train.log_every == 0 or step == self._epochs.total_steps
+            if is_due:
                 self._report(step, batches)
             scores = self._score(step, valid) if self._is_scored(step) else None
+            if self._is_last(step) and not is_due:
+                self._report(step, batches)
             self._checkpoint(step, scores, asked)
         self._checkpoints.wait()
         if scores is None:  # the run had ended before
-            scores = self._score(total, valid)
-        return {**scores.as_dict(), "split": valid.split, **self._meter.result()}
+            scores = self._score(step, valid)
+        best = {"best_step": self._standing.best_step}
+        return {**scores.as_dict(), "split": valid.split, **self._meter.result(step), **best}
+
+    def _factor(self, step: int) -> float:
+        """What the learning rates are multiplied by in a step, which counts from 1."""
+        by_clock = factor_at(self._schedule, step - 1, self._epochs.total_steps)
+        return by_clock * self._standing.factor(self._schedule)
+
+    def _is_last(self, step: int) -> bool:
+        """Whether the run ends behind `step`: all are done, or validation has not improved for long enough."""
+        return step >= self._epochs.total_steps or self._standing.is_over(self._schedule)
 
     def _checkpoint(self, step: int, scores: ClickMetrics | None, asked: Interruption) -> None:
         """Save when it is time to, when the scores are the best, at the end, and when a rank was asked to stop.
 
         Collective.
         """
-        is_last = step == self._epochs.total_steps
+        is_last = self._is_last(step)
         saved, at = self._checkpoints, self._epochs.position(step)
         asked_to_stop, by_clock, failed = self._here.agree(
             asked.is_requested, self._here.is_main and saved.is_due_by_clock(), saved.has_failed()
@@ -95,7 +109,8 @@ class Loop:
         if stop or is_last or by_clock or saved.is_due(at) or saved.is_best(values):
             with self._meter.watch.paused():
                 self._meter.check_losses()
-                saved.save(self._sharded, at, self._meter.progress(), values, wait=stop or is_last)
+                progress = self._meter.progress(self._standing)
+                saved.save(self._sharded, at, progress, values, wait=stop or is_last)
         if stop:
             raise InterruptedRunError(f"asked to stop: saved after step {step}; continue with --train.resume auto")
 
@@ -116,7 +131,8 @@ class Loop:
                 f"the {valid.split} log loss is {scores.log_loss} after step {step}: the run has diverged; lower "
                 "train.learning_rate; earlier checkpoints are intact"
             )
-        self._listener.scored({**line, **scores.as_dict()})
+        self._standing = self._standing.after(self._schedule, step, scores.auc)
+        self._listener.scored({**line, **scores.as_dict(), **self._standing.told(self._schedule)})
         return scores
 
     def _report(self, step: int, batches: TimedBatches) -> None:

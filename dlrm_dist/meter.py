@@ -14,6 +14,7 @@ from dlrm_dist.epochs import Epochs
 from dlrm_dist.errors import RunFailedError
 from dlrm_dist.metrics import MetricState
 from dlrm_dist.models.task import Predictions
+from dlrm_dist.monitor import Standing
 from dlrm_dist.runtime import Session
 
 _SCORES = ("auc", "ne", "accuracy", "calibration")
@@ -78,9 +79,14 @@ class Meter:
         is_first_bad = ~torch.isfinite(loss) & (self._bad_step == 0)
         self._bad_step.masked_fill_(is_first_bad, step)
 
-    def progress(self) -> Progress:
-        """The sums, for a checkpoint. Collective."""
-        return Progress(loss_sum=self._loss_sum(), reported_step=self._reported_step, train_seconds=self.watch.seconds)
+    def progress(self, standing: Standing) -> Progress:
+        """The sums and the standing, for a checkpoint. Collective."""
+        return Progress(
+            loss_sum=self._loss_sum(),
+            reported_step=self._reported_step,
+            train_seconds=self.watch.seconds,
+            standing=standing,
+        )
 
     def check_losses(self) -> None:
         """Stop where a loss was not finite, before anything of that is saved or reported. Collective.
@@ -130,15 +136,14 @@ class Meter:
             "seconds_left": (self._epochs.rows_after(self._epochs.total_steps) - rows) / rate,
         }
 
-    def result(self) -> dict[str, Any]:
+    def result(self, last_step: int) -> dict[str, Any]:
         """The final figures; the speed leaves out the first report, which holds warm-up, where there are others."""
-        total = self._epochs.total_steps
         step, seconds = self._marks[1] if len(self._marks) > 2 else self._marks[0]
         measured = self._marks[-1][1] - seconds
-        rows = self._epochs.rows_after(total) - self._epochs.rows_after(step)
+        rows = self._epochs.rows_after(last_step) - self._epochs.rows_after(step)
         return {
-            "steps": total,
-            "samples": self._epochs.rows_after(total),
+            "steps": last_step,
+            "samples": self._epochs.rows_after(last_step),
             "samples_per_s": rows / measured if measured else 0.0,
             "train_seconds": self.watch.seconds,
         }

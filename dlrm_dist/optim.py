@@ -1,6 +1,6 @@
 """Optimizers: which classes the config's names mean, and on which device and for which tables each works."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ def check_tables(
     Raises:
         UserError: FBGEMM has no kernel for it, or it would mean one thing in some tables and another in others.
     """
+    _check_decay(section)
     sharded = sorted(set(sharding_types) - {_REPLICATED})
     if sharded:
         _check_sharded(section, device_type, sharded[0], _REPLICATED in sharding_types)
@@ -45,6 +46,20 @@ def check_tables(
         raise UserError(
             f"model.table_precision is {table_precision} and the tables are data-parallel, where the moments of "
             f"{section.sparse} would be of that precision too; use fp32"
+        )
+
+
+def _check_decay(section: OptimizerSection) -> None:
+    if section.sparse_weight_decay and section.table_weight_decay:
+        raise UserError(
+            "optimizer.sparse_weight_decay (looked-up rows) and optimizer.table_weight_decay (all rows) exclude each "
+            "other; set one of them to 0"
+        )
+    if section.sparse_weight_decay and section.sparse != "rowwise_adagrad":
+        raise UserError(
+            f"optimizer.sparse_weight_decay is {section.sparse_weight_decay}, and FBGEMM's kernel of {section.sparse} "
+            f"{'does not add it to the gradient' if section.sparse == 'adam' else 'ignores it'}; use optimizer.sparse "
+            "rowwise_adagrad, or optimizer.table_weight_decay with data-parallel tables"
         )
 
 
@@ -65,6 +80,17 @@ def _check_sharded(section: OptimizerSection, device_type: str, kind: str, mixed
             f"optimizer.table_weight_decay is {section.table_weight_decay}, for all rows in every step, and the fused "
             f"kernels of {kind} tables touch looked-up rows only; {way_out}, or use optimizer.sparse_weight_decay"
         )
+
+
+def clipping(section: OptimizerSection, sharding_types: Sequence[str]) -> list[str]:
+    """A line that says what clipping covers, if there is any, from each table's sharding type."""
+    if section.clip_norm is None:
+        return []
+    replicated = sum(kind == _REPLICATED for kind in sharding_types)
+    return [
+        f"clipping to norm {section.clip_norm:g} covers the dense layers and {replicated} data-parallel tables; "
+        f"{len(sharding_types) - replicated} tables are updated in the backward and escape it"
+    ]
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlrm_dist import config as config_module
-from dlrm_dist import optim, runfolder, runtime
+from dlrm_dist import learning_rate, optim, runfolder, runtime
 from dlrm_dist.config import Config, ShardingSection, TrainSection
 from dlrm_dist.data import footers, planted
+from dlrm_dist.data.order import EpochOrder
 from dlrm_dist.data.schema import DatasetInfo, check_category, read_info
 from dlrm_dist.errors import UserError
 from dlrm_dist.models.shape import dataset_shape
@@ -48,6 +49,8 @@ def validate(config: Config, world_size: int, local_world_size: int) -> None:
                 f"use {world_size} or more, or fewer ranks"
             )
     _check_micro_batches(config.train, world_size)
+    if config.train.max_steps:
+        learning_rate.check_length(config.schedule, config.train.max_steps)
     types = _validate_sharding(config.sharding, batch_sizes, world_size)
     device = runtime.choose_device(config.runtime.device, 0, local_world_size)
     optim.check_tables(config.optimizer, device.type, types, config.model.table_precision)
@@ -70,6 +73,14 @@ def _check_micro_batches(section: TrainSection, world_size: int) -> None:
             f"train.micro_batches is {section.micro_batches}, and of train.batch_size {section.batch_size} a rank of "
             f"{world_size} gets {rows}: each part needs a row at least; use fewer parts or a larger batch"
         )
+
+
+def _steps(config: Config, info: DatasetInfo) -> int:
+    """Of the whole run, unless validation ends it early."""
+    rows, drop = info.splits["train"].rows, config.data.last_batch == "drop"
+    order = EpochOrder(rows, info.lanes, info.group_rows, config.train.batch_size, None, drop_last=drop)
+    steps = order.num_steps * config.train.epochs
+    return min(steps, config.train.max_steps or steps)
 
 
 def _validate_sharding(section: ShardingSection, batch_sizes: dict[str, int], world_size: int) -> set[str]:
@@ -131,6 +142,7 @@ def validate_data(config: Config, info: DatasetInfo, world_size: int) -> None:
                 f"{world_size} ranks; use more data or fewer ranks"
             )
         footers.check_split(path, info, name)
+    learning_rate.check_length(config.schedule, _steps(config, info))
     if world_size > info.lanes:
         raise UserError(
             f"{path}: is written in {info.lanes} lanes and serves at most as many ranks, not {world_size}; "

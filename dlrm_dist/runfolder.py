@@ -155,9 +155,10 @@ class Console(Listener):
 
     def scored(self, line: Line) -> None:
         """The scores."""
+        stale = f", no better than step {line['best_step']}" if line.get("stale") else ""
         print(
             f"step {line['step']}: {line['split']} auc {line['auc']:.5f} log loss {line['log_loss']:.5f} ne "
-            f"{line['ne']:.5f} accuracy {line['accuracy']:.5f} ({line['rows']:.0f} rows)",
+            f"{line['ne']:.5f} accuracy {line['accuracy']:.5f} ({line['rows']:.0f} rows){stale}",
             flush=True,
         )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from dlrm_dist import out_of_memory, preflight
+from dlrm_dist import optim, out_of_memory, preflight
 from dlrm_dist.checkpoint import init_from
 from dlrm_dist.checkpoint.keeper import Checkpoints, Continued, Origin
 from dlrm_dist.config import Config
@@ -62,7 +62,8 @@ def main(config: Config) -> dict[str, Any]:
         shape = dataset_shape(info, config.model, config.data.expand_multi_hot)
         plan, lines = here.from_main(lambda: _plan(config, shape, here))
         folder = here.from_main(lambda: _folder(config, plan, here, held))
-        _say(here, *lines, *plan_file.summary(plan), *arithmetic(config.train.precision, here.device))
+        clipping = optim.clipping(config.optimizer, [sharding.sharding_type for _, sharding in plan.placed()])
+        _say(here, *lines, *plan_file.summary(plan), *arithmetic(config.train.precision, here.device), *clipping)
         with out_of_memory.named(here.global_rank, plan):
             sharded = build(config, shape, plan, here)
             torch.manual_seed(config.train.seed + here.global_rank)  # for whatever a model draws while it trains
@@ -78,7 +79,18 @@ def main(config: Config) -> dict[str, Any]:
                 evaluate, batch_size=config.eval.batch_size, here=here, section=config.metrics, folder=folder.path
             )
             with told(_listeners(folder) if here.is_main else ()) as listener:
-                loop = Loop(here, sharded, epochs, train_section, config.eval, checkpoints, split, listener, scorer)
+                loop = Loop(
+                    here,
+                    sharded,
+                    epochs,
+                    train_section,
+                    config.schedule,
+                    config.eval,
+                    checkpoints,
+                    split,
+                    listener,
+                    scorer,
+                )
                 result = loop.run(train, valid, continued)
                 result |= {"run": str(folder.path), **_best_reachable(info, valid.split)}
                 if here.is_main:
@@ -155,7 +167,7 @@ def _origin(config: Config, info: DatasetInfo, here: Session, plan: PlanFile) ->
         "optimizer.sparse": config.optimizer.sparse,
         "optimizer.dense": config.optimizer.dense,
     }
-    sections = config.model_dump(mode="json", include={"train", "optimizer"})
+    sections = config.model_dump(mode="json", include={"train", "optimizer", "schedule"})
     keys = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     announced = {
         "ranks": here.world_size,

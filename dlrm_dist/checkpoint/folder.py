@@ -16,8 +16,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dlrm_dist.errors import UserError
+from dlrm_dist.monitor import Standing
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FACTS = "checkpoint.json"
 CHECKSUM = ".sha256"
 CONFIG, PLAN = "config.toml", "plan.json"
@@ -30,6 +31,7 @@ class Progress(BaseModel):
         loss_sum: of the steps since the last report, over all ranks' rows.
         reported_step: the step of the last report.
         train_seconds: spent in training, evaluation not counted.
+        standing: what validation has shown, for drops of the learning rates and the end of the run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +39,7 @@ class Progress(BaseModel):
     loss_sum: float = 0.0
     reported_step: int = 0
     train_seconds: float = 0.0
+    standing: Standing = Standing()
 
 
 class Facts(BaseModel):
@@ -75,7 +78,12 @@ def _from_1(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "format": 2, "epoch": 0, "rows": 0, "progress": progress, "scores": {}}
 
 
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+def _from_2(values: dict[str, Any]) -> dict[str, Any]:
+    """Format 2 knew neither plateaus nor early stopping."""
+    return {**values, "format": 3}
+
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 """How the facts of an older format become those of the next; who changes the format adds an entry and a test. Formats
 that are newer than the program are refused."""
 

@@ -76,6 +76,7 @@ def load(sharded: ShardedTask, path: Path, step: int) -> None:
     """
     state = state_of(sharded)
     counters = {key for key in state if key.endswith(".step")}
+    sharded.optimizer.set_optimizer_step(step)  # fused Adam counts by itself, outside of its state
     for key in counters - _load(state, path, counters):  # a table that was fused, whose optimizer counts no steps
         counter = state[key]
         assert isinstance(counter, Tensor)

@@ -10,7 +10,7 @@ LAYERS = [
     {"config"},
     {"data"},
     {"models"},
-    {"optim", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks", "progress"},
+    {"optim", "learning_rate", "monitor", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks", "progress"},
     {"runtime"},
     {"ranking"},
     {"metrics"},

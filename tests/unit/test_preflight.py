@@ -82,9 +82,61 @@ def test_dropping_the_last_batch_when_it_is_the_only_one(folder):
     assert told.startswith('clicks: split train has 50 rows, less than one batch of 51, and data.last_batch is "drop"')
 
 
-def test_an_optimizer_without_a_kernel_on_cpu(folder):
-    told = refusal(1, "--optimizer.sparse", "adam")
-    assert told.startswith("optimizer.sparse is adam, which has no fused kernel on CPU; use one of sgd, ")
+REPLICATED = ("--sharding.types", "data_parallel")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--optimizer.sparse", "adam"], "adam, which has no fused kernel on CPU for row_wise tables; allow data_p"),
+        (["--optimizer.sparse", "adam", "--sharding.types", "data_parallel,table_wise"], "for table_wise tables"),
+        (["--optimizer.table_weight_decay", "1e-5"], "touch looked-up rows only; allow data_parallel only"),
+        (["--optimizer.sparse_weight_decay", "1e-5", *REPLICATED], "which data-parallel tables do not know"),
+        (["--optimizer.sparse_weight_decay", "1e-5", "--optimizer.sparse", "sgd"], "kernel of sgd ignores it"),
+        (["--optimizer.sparse_weight_decay", "1e-5", "--optimizer.sparse", "adagrad"], "kernel of adagrad ignores it"),
+        (["--optimizer.sparse_weight_decay", "1", "--optimizer.table_weight_decay", "1"], "exclude each other"),
+        ([*REPLICATED, "--model.table_precision", "fp16"], "moments of rowwise_adagrad would be of that precision"),
+        (["--train.micro_batches", "26", "--train.batch_size", "50"], "a rank of 2 gets 25: each part needs a row"),
+        (["--schedule.steps", "3"], "schedule.steps is 3, and schedule.decay is none; leave it out, or choose"),
+        (["--schedule.decay", "plateau", "--schedule.start", "3"], "schedule.start is 3, and schedule.decay is plat"),
+        (["--schedule.decay", "step"], "schedule.steps must say how many"),
+        (
+            ["--schedule.decay", "cosine", "--schedule.warmup_steps", "3", "--schedule.start", "2"],
+            "schedule.start is 2, inside the warm-up",
+        ),
+    ],
+)
+def test_optimizers_and_schedules_that_cannot_be(folder, words, said):
+    assert said in refusal(2, *words, path="no data is read")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--schedule.warmup_steps", "11"],
+            "the warm-up (schedule.warmup_steps) ends with step 11, and the run has 10 st",
+        ),
+        (["--schedule.decay", "cosine", "--schedule.start", "10"], "begins behind step 10, and the run has 10 steps"),
+        (["--schedule.decay", "polynomial", "--schedule.steps", "11"], "decay ends with step 0 + 11 (schedule.start, "),
+        (
+            ["--schedule.decay", "step", "--schedule.steps", "10"],
+            "the step decay has its first drop behind step 0 + 10",
+        ),
+    ],
+)
+def test_a_schedule_longer_than_the_run(folder, words, said):
+    """50 rows in batches of 10, twice; and where the number of steps is given, without a look at the data."""
+    assert said in refusal(2, "--train.batch_size", "10", *words)
+    assert said in refusal(2, "--train.max_steps", "10", *words, path="no data is read")
+    check(["--data.path", "clicks", "--runtime.device", "cpu", "--train.batch_size", "9", *words], 2)
+
+
+def test_what_the_optimizers_can_do(folder):
+    always = ["--data.path", "clicks", "--runtime.device", "cpu"]
+    check([*always, "--optimizer.sparse", "adam", "--optimizer.table_weight_decay", "1e-5", *REPLICATED], 2)
+    check([*always, "--optimizer.sparse_weight_decay", "1e-5"], 2)
+    check([*always, "--train.micro_batches", "25", "--train.batch_size", "50"], 2)
 
 
 @pytest.mark.parametrize("gpus", [0, 1])
