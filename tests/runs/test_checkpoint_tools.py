@@ -170,7 +170,7 @@ def test_formats(runs, tmp_path):
     (tmp_path / folder.FACTS).write_text(json.dumps({"format": 1, **old}))
     assert folder.read_facts(tmp_path).progress.reported_step == 7
     (tmp_path / folder.FACTS).write_text(json.dumps({**facts, "format": 99}))
-    with pytest.raises(UserError, match="is of format 99, this program reads up to 2"):
+    with pytest.raises(UserError, match="is of format 99, this program reads up to 3"):
         folder.read_facts(tmp_path)
 
 
