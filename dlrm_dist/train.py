@@ -1,6 +1,7 @@
 """Training from a config to a scored model: config -> session -> data -> model (meta) -> plan -> shard -> train."""
 
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch

@@ -169,6 +169,9 @@ def test_formats(runs, tmp_path):
     old = {key: facts[key] for key in ("step", "same", "announced", "sha256")}
     (tmp_path / folder.FACTS).write_text(json.dumps({"format": 1, **old}))
     assert folder.read_facts(tmp_path).progress.reported_step == 7
+    sums = {key: value for key, value in facts["progress"].items() if key != "standing"}
+    (tmp_path / folder.FACTS).write_text(json.dumps({**facts, "format": 2, "progress": sums}))
+    assert folder.read_facts(tmp_path).progress.standing.best is None
     (tmp_path / folder.FACTS).write_text(json.dumps({**facts, "format": 99}))
     with pytest.raises(UserError, match="is of format 99, this program reads up to 3"):
         folder.read_facts(tmp_path)
