@@ -71,7 +71,7 @@ def run(name: str, work: Path, runs: Path, options: argparse.Namespace) -> dict[
     words = [
         *("--data.path", str(data), "--model.name", name, *MODELS[name], "--train.seed", str(options.seed)),
         *("--train.epochs", str(EPOCHS), "--train.batch_size", str(BATCH)),
-        *("--train.decay_start", str(steps // 3), "--train.decay_steps", str(steps - steps // 3)),
+        *("--schedule.decay", "polynomial", "--schedule.start", str(steps // 3)),
         *("--checkpoint.every_minutes", "0", *options.rest),
     ]
     return result_of(train(runs, options.ranks, "--config", str(ROOT / "launch/configs/demo.toml"), *words))

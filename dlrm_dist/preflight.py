@@ -11,6 +11,7 @@ from dlrm_dist.data import footers, planted
 from dlrm_dist.data.order import EpochOrder
 from dlrm_dist.data.schema import DatasetInfo, check_category, read_info
 from dlrm_dist.errors import UserError
+from dlrm_dist.models import micro_batches
 from dlrm_dist.models.shape import dataset_shape
 from dlrm_dist.planning import check as plan_check
 from dlrm_dist.planning import cluster, constraints, plan_file
@@ -48,7 +49,7 @@ def validate(config: Config, world_size: int, local_world_size: int) -> None:
                 f"{key} is {batch_size}, the global batch of {world_size} ranks: each needs a row at least; "
                 f"use {world_size} or more, or fewer ranks"
             )
-    _check_micro_batches(config.train, world_size)
+    _check_micro_batches(config.train, config.model.name, world_size)
     if config.train.max_steps:
         learning_rate.check_length(config.schedule, config.train.max_steps)
     types = _validate_sharding(config.sharding, batch_sizes, world_size)
@@ -66,8 +67,10 @@ def validate(config: Config, world_size: int, local_world_size: int) -> None:
             _check_can_make(config.data.path, "data.path")
 
 
-def _check_micro_batches(section: TrainSection, world_size: int) -> None:
+def _check_micro_batches(section: TrainSection, model: str, world_size: int) -> None:
     rows = section.batch_size // world_size
+    if model == "paddlerec" and section.micro_batches > 1:
+        raise UserError(micro_batches.with_batch_norm(section.micro_batches))
     if rows < section.micro_batches:
         raise UserError(
             f"train.micro_batches is {section.micro_batches}, and of train.batch_size {section.batch_size} a rank of "

@@ -28,10 +28,15 @@ def check_model(model: nn.Module, micro_batches: int) -> None:
         UserError: it has batch normalisation.
     """
     if micro_batches > 1 and any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in model.modules()):
-        raise UserError(
-            f"train.micro_batches is {micro_batches}, and the model has batch normalisation, whose statistics would be "
-            "those of a micro-batch; use 1, and a smaller train.batch_size if memory is short"
-        )
+        raise UserError(with_batch_norm(micro_batches))
+
+
+def with_batch_norm(micro_batches: int) -> str:
+    """Why so many are refused for a model with batch normalisation."""
+    return (
+        f"train.micro_batches is {micro_batches}, and the model has batch normalisation, whose statistics would be "
+        "those of a micro-batch; use 1, and a smaller train.batch_size if memory is short"
+    )
 
 
 def summed(

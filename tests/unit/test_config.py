@@ -89,6 +89,7 @@ OTHERS = {
     "checkpoint.every": 7,
     "checkpoint.every_minutes": 2.5,
     "checkpoint.keep": 5,
+    "checkpoint.each_epoch": True,
     "checkpoint.async": False,
     "eval.split": "test",
     "eval.every": 4,

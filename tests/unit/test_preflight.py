@@ -97,6 +97,10 @@ REPLICATED = ("--sharding.types", "data_parallel")
         (["--optimizer.sparse_weight_decay", "1", "--optimizer.table_weight_decay", "1"], "exclude each other"),
         ([*REPLICATED, "--model.table_precision", "fp16"], "moments of rowwise_adagrad would be of that precision"),
         (["--train.micro_batches", "26", "--train.batch_size", "50"], "a rank of 2 gets 25: each part needs a row"),
+        (
+            ["--train.micro_batches", "2", "--model.name", "paddlerec", "--model.top_mlp", "8,2"],
+            "the model has batch normalisation",
+        ),
         (["--schedule.steps", "3"], "schedule.steps is 3, and schedule.decay is none; leave it out, or choose"),
         (["--schedule.decay", "plateau", "--schedule.start", "3"], "schedule.start is 3, and schedule.decay is plat"),
         (["--schedule.decay", "step"], "schedule.steps must say how many"),
