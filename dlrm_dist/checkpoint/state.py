@@ -14,7 +14,7 @@ from dlrm_dist.errors import UserError
 from dlrm_dist.runtime import Session
 from dlrm_dist.shard import ShardedTask
 
-MODEL, OPTIMIZER, RNG = "model.", "optim.", "rng."
+MODEL, OPTIMIZER, RNG, NOTES = "model.", "optim.", "rng.", "notes."
 _SECOND_NAMES = {"sum": "moment1", "momentum1": "moment1", "exp_avg": "moment1", "exp_avg_sq": "moment2"}
 """One name for what the fused optimizers and torch's call differently: a table may change from one to the other."""
 

@@ -10,7 +10,7 @@ ranks = [0, 1]                          # optional: exactly these, for table_wis
 """
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Self, get_args
@@ -119,6 +119,32 @@ def rule_of(table: str, rules: tuple[Rule, ...]) -> Rule:
     raise UserError(
         f'constraints: no pattern matches table {table}; add a [[table]] for it, or a last one with pattern = "*"'
     )
+
+
+def refuse_managed(table: str, rows: int, allowed: Rule | Sequence[str], world_size: int) -> None:
+    """Refuse what a table with managed collisions cannot be: other than row-wise, or a part of it a single row.
+
+    Args:
+        table: its name.
+        rows: of the table; the last one of each rank's part is for ids that have none.
+        allowed: the table's rule, or the sharding types that all tables may have.
+        world_size: ranks.
+
+    Raises:
+        UserError: it cannot be so.
+    """
+    types = allowed.sharding_types if isinstance(allowed, Rule) else allowed
+    if "row_wise" not in types:
+        where = f"constraints (pattern {allowed.pattern!r})" if isinstance(allowed, Rule) else "sharding.types"
+        raise UserError(
+            f"{where}: table {table} has managed collisions (model.managed_collisions), which are row_wise only, not "
+            f"{' or '.join(types)}; allow row_wise"
+        )
+    if rows - (world_size - 1) * -(-rows // world_size) < 2:
+        raise UserError(
+            f"table {table} has managed collisions and {rows} rows, too few for two on each of {world_size} ranks; "
+            "give it more: model.managed_rows, or model.num_embeddings"
+        )
 
 
 def check_rules_are_used(tables: list[str], rules: tuple[Rule, ...]) -> None:
