@@ -96,8 +96,7 @@ def _check_managed(config: Config, tables: Sequence[Table], world_size: int) -> 
     rules = constraints.load_rules(file) if file else None
     for table in tables:
         if table.managed:
-            allowed = constraints.rule_of(table.name, rules) if rules else config.sharding.types
-            constraints.refuse_managed(table.name, table.rows, allowed, world_size)
+            constraints.refuse_managed(table.name, table.rows, world_size, config.sharding.types, rules)
 
 
 def validate_data(config: Config, info: DatasetInfo, world_size: int) -> None:

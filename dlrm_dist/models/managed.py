@@ -100,7 +100,8 @@ class ManagedIds(MCHManagedCollisionModule):  # type: ignore[misc]
             value[:count] = notes[name] if notes else 0
         self._current_history_buffer_offset = count
         self._current_iter = int(self._current_iter_tensor.item())
-        self._last_eviction_iter = self._current_iter - steps
+        # TorchRec counts when exactly `interval` steps are over, and a shorter interval would never be.
+        self._last_eviction_iter = self._current_iter - min(steps, self._eviction_interval - 1)
 
 
 class MixedTables(nn.Module):

@@ -262,7 +262,7 @@ def _limits(table: Table, optimizer: str, cluster: Cluster, request: Request) ->
         if every_part_has_rows(table.rows, row_parts.get(kind, 1)) and spread[kind] >= ((rule and rule.min_ranks) or 1)
     ]
     if table.managed:
-        refuse_managed(table.name, table.rows, rule or request.sharding_types, world_size)
+        refuse_managed(table.name, table.rows, world_size, request.sharding_types, request.rules)
         types = [ShardingType.ROW_WISE.value]
     if table.data_type != "fp32" and optimizer != "sgd":
         types = [kind for kind in types if kind != "data_parallel"]

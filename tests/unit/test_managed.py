@@ -141,3 +141,13 @@ def test_restored_notes_go_on_as_if_nothing_had_happened(policy, done):
     for batch in batches[done:]:
         assert step(part, *batch) == step(whole, *batch)
         assert all(torch.equal(a, b) for a, b in zip(part.buffers(), whole.buffers(), strict=True))
+
+
+def test_a_shorter_interval_counts_at_once():
+    """TorchRec asks whether exactly so many steps are over."""
+    whole, part = make(interval=9), make(interval=3)
+    for _ in range(7):
+        step(whole, 1)
+    part.load_state_dict(whole.state_dict())
+    part.restore(whole.notes(), whole.steps_since_count())
+    assert step(part, 2, 1) != [4, 4] == step(whole, 2, 1)
