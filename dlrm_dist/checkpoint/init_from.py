@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from dlrm_dist.checkpoint.source import Sharded, Source, open_source, vocabulary_folder
-from dlrm_dist.checkpoint.state import MODEL, State, size_of
+from dlrm_dist.checkpoint.state import MODEL, SEGMENTS, State, other_ranks, size_of
 from dlrm_dist.checkpoint.storage import Reader
 from dlrm_dist.errors import UserError
 from dlrm_dist.models.tables import ModelTable
@@ -106,20 +106,15 @@ def _are_equal(a: RowMap | None, b: RowMap | None) -> bool:
 def _managed_problem(source: Source, state: State, maps: dict[str, RowMap | None]) -> str | None:
     """Why the ids of tables with managed collisions would not find their rows, if they would not."""
     for key, value in state.items():
-        _, found, name = key.rpartition("._managed_collision_modules.")
-        table, _, buffer = name.partition(".")
-        if not found or buffer != "_output_segments_tensor":
-            continue
-        if maps[table] is not None:
-            return f"{table} has managed collisions of ids from another vocabulary; use raw ids, or the same vocabulary"
-        assert isinstance(value, torch.Tensor)
-        before = source.read(key)
-        if not torch.equal(before, value.cpu()):
-            ranks = [int((each >= 0).sum()) - 1 for each in (before, value)]
-            return (
-                f"{table} has managed collisions, whose ids are bound to {ranks[0]} ranks, and here are {ranks[1]}; "
-                "use as many ranks, or start without model.init_from"
-            )
+        if key.endswith(SEGMENTS):
+            table = key.split(".")[-2]
+            if maps[table] is not None:
+                return (
+                    f"{table} has managed collisions of ids of another vocabulary; use raw ids, or the same vocabulary"
+                )
+            problem = other_ranks(key, source.read(key), value)
+            if problem:
+                return f"{problem}, or start without model.init_from"
     return None
 
 

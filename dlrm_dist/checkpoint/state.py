@@ -23,6 +23,9 @@ COLUMN_MOMENTS = (
     "put together: use the same sharding type and column parts for this table as before"
 )
 
+SEGMENTS = "._output_segments_tensor"
+"""How the name of the buffer ends that says where the ranks' parts of a table with managed collisions begin."""
+
 State = dict[str, Tensor | ShardedTensor]
 
 
@@ -101,8 +104,30 @@ def _load(state: State, path: Path, counters: set[str]) -> set[str]:
     for problem in problems:
         if problem:
             raise UserError(f"{path}: {problem}")
+    segments = {key: value.clone() for key, value in state.items() if key.endswith(SEGMENTS)}
     dcp.load({key: value for key, value in state.items() if key in saved}, storage_reader=reader)
+    for key, here in segments.items():  # replicated: all ranks refuse alike
+        problem = other_ranks(key, state[key], here)
+        if problem:
+            raise UserError(f"{path}: {problem}")
     return state.keys() & saved.keys()
+
+
+def other_ranks(key: str, before: Tensor, here: Tensor) -> str | None:
+    """Why ids of a table with managed collisions would not find their rows, if they would not.
+
+    Args:
+        key: of where the ranks' parts of the table begin.
+        before: its saved value, int64 [1025], -1 behind the last.
+        here: its value of the ranks at hand.
+    """
+    if torch.equal(before.cpu(), here.cpu()):
+        return None
+    ranks = [int((each >= 0).sum()) - 1 for each in (before, here)]
+    return (
+        f"{key.split('.')[-2]} has managed collisions, whose ids are bound to {ranks[0]} ranks, and here are "
+        f"{ranks[1]}; use as many ranks"
+    )
 
 
 def _problem(state: State, saved: dict[str, Any], counters: set[str]) -> str | None:

@@ -10,7 +10,7 @@ from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dlrm_dist import optim
-from dlrm_dist.config import ModelSection, OptimizerSection, RuntimeSection, TrainSection
+from dlrm_dist.config import MetricsSection, ModelSection, OptimizerSection, RuntimeSection, TrainSection
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import read_info
 from dlrm_dist.epochs import Epochs
@@ -42,8 +42,7 @@ def sharded_task(folder: Path, section: ModelSection, optimizer: OptimizerSectio
     for module in task.modules():
         if isinstance(module, EmbeddingBagCollection):
             for config in module.embedding_bag_configs():
-                config.weight_init_min = config.weight_init_max = START
-                config.init_fn = partial(nn.init.constant_, val=START)
+                config.init_fn = partial(nn.init.uniform_, a=START, b=START)
     subject = make_subject(section, optimizer, shape)
     plan = make_plan(subject, load_cluster(f"cpu:1x{here.world_size}"), Request(100, ("table_wise", "row_wise")))
     sparse = partial(optim.sparse_optimizer, optimizer, 0.1)
@@ -61,7 +60,7 @@ def trained(folder: Path, section: ModelSection, optimizer: OptimizerSection, he
     losses = [pipeline.progress(batches)[0].item() for _ in range(STEPS)]
     final, maps = whole(sharded.model.state_dict()), maps_of(sharded)
     valid = SplitReader(folder, info, "valid", here.global_rank, here.world_size)
-    evaluate(pipeline.detach(), valid, 100, here.device)
+    evaluate(pipeline.detach(), valid, 100, here, MetricsSection(), folder)
     return {"losses": losses, "final": final, "maps": maps, "scored": maps_of(sharded)}
 
 

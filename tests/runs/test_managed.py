@@ -1,5 +1,6 @@
 """Runs with managed collisions, as a user calls them: stopped and continued, started from, and what is refused."""
 
+import json
 import shutil
 
 import numpy as np
@@ -69,7 +70,9 @@ def test_another_number_of_ranks_is_refused_by_name(whole_run, raw_clicks, tmp_p
     told = _managed_problem(source, state, {"t_C8": None})
     assert told.startswith("t_C8 has managed collisions, whose ids are bound to 2 ranks, and here are 1")
     assert _managed_problem(source, {segments: source.read(segments)}, {"t_C8": None}) is None
-    assert "from another vocabulary" in _managed_problem(source, state, {"t_C8": np.zeros(3, np.int64)})
+    assert "of another vocabulary" in _managed_problem(source, state, {"t_C8": np.zeros(3, np.int64)})
+    done = run_command("dlrm-dist", "evaluate", whole_run, raw_clicks, "--ranks", "1", folder=ROOT)
+    assert done.returncode == 2 and "t_C3 has managed collisions, whose ids are bound to 2 ranks" in done.stderr
     config = ["--config", str(whole_run / "config.toml")]
     plan = str(tmp_path / "p.json")
     assert main(["plan", "make", *config, "--cluster", "cpu:1x3", "--out", plan]) == 0
@@ -78,6 +81,12 @@ def test_another_number_of_ranks_is_refused_by_name(whole_run, raw_clicks, tmp_p
     assert "whose ids are bound to 2 ranks; the plan is for 3" in capsys.readouterr().err
     assert main(["verify", *config]) == 2
     assert capsys.readouterr().err.startswith("error: model.managed_collisions: unsharded tables have no rows")
+
+
+def test_a_run_is_scored_on_as_many_ranks(whole_run, raw_clicks):
+    done = run_command("dlrm-dist", "evaluate", whole_run, raw_clicks, "--ranks", "2", "--json", folder=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert f'"auc": {json.loads((whole_run / "result.json").read_text())["auc"]}' in done.stdout
 
 
 def test_a_run_starts_from_the_whole_tensors_of_another(whole_run, raw_clicks, tmp_path):

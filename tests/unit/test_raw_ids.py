@@ -149,3 +149,10 @@ def test_what_cannot_be_is_refused_before_a_rank_starts(folder, monkeypatch):
     with pytest.raises(UserError, match=r"^table t_C3 has managed collisions and 2 rows: cut for 2 ranks"):
         check("--model.managed_rows", "2")
     check("--model.managed_rows", "4")
+
+
+@pytest.mark.parametrize("shared", [{"shared_tables": ("C3+C4",)}, {"name": "paddlerec", "top_mlp": (8, 2)}])
+def test_they_share_no_table(shared):
+    section = ModelSection(num_embeddings=(50,) * 5, managed_collisions=("C3",), **shared)
+    with pytest.raises(UserError, match=r"^model.managed_collisions: C3 shares its table with [14] other"):
+        model_shape(DataSection(path="nowhere"), section)
