@@ -17,7 +17,7 @@ from dlrm_dist.errors import RankError, RunFailedError, UserError
 if TYPE_CHECKING:
     from dlrm_dist.data.options import PrepareOptions
 
-_WITHOUT_DEFAULT = ("ids", "hash_rows", "min_count", "dense", "seed")
+_WITHOUT_DEFAULT = ("ids", "raw", "hash_rows", "min_count", "dense", "seed")
 """Options of `prepare` that must have an effect where they are given, and so are not there where they are not."""
 
 
@@ -175,9 +175,17 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ids",
-        choices=("vocabulary", "hash", "keep"),
+        choices=("vocabulary", "hash", "keep", "raw"),
         default=SUPPRESS,
-        help="keep: the values are ids already (default vocabulary)",
+        help="keep: the values are ids already; raw: they stay as they are, for tables with managed collisions "
+        "(default vocabulary)",
+    )
+    parser.add_argument(
+        "--raw",
+        type=lambda text: tuple(text.split(",")),
+        default=SUPPRESS,
+        metavar="C3,C10",
+        help="categories that get raw ids, whatever --ids says of the others",
     )
     parser.add_argument(
         "--hash-rows", type=int, default=SUPPRESS, help="with --ids hash: rows of each table (default 1000000)"
@@ -235,9 +243,9 @@ def _prepare(options: argparse.Namespace) -> int:
     if info.bad_rows:
         reasons = ", ".join(f"{name} {count:,}" for name, count in info.bad_rows.items())
         print(f"{options.out}: {info.num_bad_rows:,} bad rows: {reasons}")
-    print(
-        f"{options.out}: {sum(category.rows for category in info.categories):,} ids in {len(info.categories)} columns"
-    )
+    bounded = [category.rows for category in info.categories if not category.unbounded]
+    raw = len(info.categories) - len(bounded)
+    print(f"{options.out}: {sum(bounded):,} ids in {len(bounded)} columns{f', raw ids in {raw}' if raw else ''}")
     return 0
 
 

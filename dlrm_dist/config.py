@@ -95,6 +95,15 @@ class ModelSection(Section):
     """Widths of the top MLP's layers; the last must be 1 (the logit), or 2 with `paddlerec` (one logit a class)."""
     deep_mlp: tuple[Positive, ...] = (128, 64)
     """Widths of the deep network's layers of `dcn`."""
+    managed_collisions: tuple[str, ...] = ()
+    """Categories whose ids have no bound (`dlrm-dist prepare --raw`). Each id gets a row of its own, rows of the least
+    used ids are given to new ones, ids without a row share one; tables are row_wise, on as many ranks as at first."""
+    managed_rows: Annotated[int, Field(gt=1)] = 1_000_000
+    """Rows of each of their tables, where `model.num_embeddings` does not say it."""
+    eviction_policy: Literal["lfu", "lru", "distance_lfu"] = "lfu"
+    """Whose rows go first: of the ids that came least often, longest ago, or by count over age."""
+    eviction_interval: Positive = 100
+    """Steps between two counts of the ids that came, when new ones get rows; until then they share one."""
     init_from: Path | None = None
     """Weights to start from: a run, one of its checkpoints, or what `dlrm-dist checkpoint unshard` wrote. Rows of
     tables are matched by the value of the category, so the vocabulary may have changed."""

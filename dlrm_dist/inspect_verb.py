@@ -67,7 +67,8 @@ def _print_categories(categories: dict[str, Any]) -> None:
         rare = "-" if column["rare"] is None else f"{column['rare']:.1%}"
         sizes = column.get("ids_a_row")
         lists = f"  {sizes['min']} to {sizes['max']} ids a row, {sizes['mean']:.2f} on average" if sizes else ""
-        print(f"{name:<8} {column['ids']:>12,} {column['seen']:>12,} {rare:>7} {_missing(column):>8} {shares}{lists}")
+        ids = "raw" if column["ids"] is None else f"{column['ids']:,}"
+        print(f"{name:<8} {ids:>12} {column['seen']:>12,} {rare:>7} {_missing(column):>8} {shares}{lists}")
 
 
 def _range(column: dict[str, Any]) -> str:

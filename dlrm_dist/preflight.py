@@ -15,6 +15,7 @@ from dlrm_dist.models import micro_batches
 from dlrm_dist.models.shape import dataset_shape
 from dlrm_dist.planning import check as plan_check
 from dlrm_dist.planning import cluster, constraints, plan_file
+from dlrm_dist.planning.plan_file import Table
 from dlrm_dist.planning.tables import model_tables
 
 
@@ -116,6 +117,15 @@ def _check_can_make(path: Path, key: str) -> None:
         raise UserError(f"{key} {path}: cannot be made: {nearest} is not a folder one may write to; choose another")
 
 
+def _check_managed(config: Config, tables: Sequence[Table], world_size: int) -> None:
+    """Refuse what a plan for tables with managed collisions cannot be."""
+    file = config.sharding.constraints
+    rules = constraints.load_rules(file) if file else None
+    for table in tables:
+        if table.managed:
+            constraints.refuse_managed(table.name, table.rows, world_size, config.sharding.types, rules)
+
+
 def validate_data(config: Config, info: DatasetInfo, world_size: int) -> None:
     """Check that a dataset serves the run.
 
@@ -124,11 +134,12 @@ def validate_data(config: Config, info: DatasetInfo, world_size: int) -> None:
     """
     path = config.data.path
     shape = dataset_shape(info, config.model, config.data.expand_multi_hot)
-    if config.sharding.plan:
+    tables = model_tables(config.model, config.optimizer, shape)
+    if not config.sharding.plan:
+        _check_managed(config, tables, world_size)
+    else:
         plan = plan_file.read(config.sharding.plan)
-        problems = plan_check.model_problems(
-            plan, model_tables(config.model, config.optimizer, shape), config.optimizer.sparse
-        )
+        problems = plan_check.model_problems(plan, tables, config.optimizer.sparse)
         if problems:
             raise UserError(
                 f"{config.sharding.plan}: {problems[0]} ({len(problems)} in all); make a plan for this model: "

@@ -24,7 +24,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from dlrm_dist.cpu_adagrad import avoid_slow_kernel, fused_tables
 from dlrm_dist.models.batch_norm import BatchNorm
 from dlrm_dist.optim import Optimizers
-from dlrm_dist.planning.sharder import Sharder
+from dlrm_dist.planning.managed_sharder import sharders
 
 _INIT_BLOCK_ROWS = 1 << 16
 
@@ -110,7 +110,7 @@ def shard(
             env=ShardingEnv.from_process_group(dist.group.WORLD),
             device=device,
             plan=plan,
-            sharders=[Sharder(comm_precision, prefetch=bool(cached))],
+            sharders=sharders(comm_precision, prefetch=bool(cached)),
             init_data_parallel=dist.get_world_size() > 1,  # DDP of one rank: about 3 ms a step of 65 by the profiler
             data_parallel_wrapper=DefaultDataParallelWrapper(**_FIXED_BUCKETS),
         )
@@ -198,11 +198,12 @@ def _init_tables(model: nn.Module, configs: dict[str, EmbeddingBagConfig], seed:
 
 
 def local_parts(value: Tensor | ShardedTensor) -> list[tuple[tuple[int, int], Tensor]]:
-    """This rank's parts of a table, with the row and the column at which each begins."""
+    """This rank's parts of a table (or of a number a row), with the row and the column at which each begins."""
     if isinstance(value, ShardedTensor):
         return [
-            ((shard.metadata.shard_offsets[0], shard.metadata.shard_offsets[1]), shard.tensor)
+            ((offsets[0], offsets[1] if len(offsets) > 1 else 0), shard.tensor)
             for shard in value.local_shards()
+            for offsets in [shard.metadata.shard_offsets]
         ]
     return [((0, 0), value)]
 

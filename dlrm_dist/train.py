@@ -168,6 +168,8 @@ def _origin(config: Config, info: DatasetInfo, here: Session, plan: PlanFile) ->
         "optimizer.sparse": config.optimizer.sparse,
         "optimizer.dense": config.optimizer.dense,
     }
+    if config.model.managed_collisions:
+        same["ranks, to which the ids of managed collisions are bound,"] = here.world_size
     sections = config.model_dump(mode="json", include={"train", "optimizer", "schedule"})
     keys = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     announced = {

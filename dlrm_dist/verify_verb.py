@@ -40,6 +40,11 @@ def _verify(options: argparse.Namespace) -> int:
         raise UserError(
             f"optimizer.sparse is {config.optimizer.sparse}, which has no fused kernel on CPU; use {allowed}"
         )
+    if config.model.managed_collisions:
+        raise UserError(
+            "model.managed_collisions: unsharded tables have no rows to compare with, as a rank's ids choose its rows; "
+            "leave it out to verify the rest"
+        )
     comm = dict.fromkeys(("fp32", config.sharding.comm_precision))
     cases = make_cases(
         layouts,

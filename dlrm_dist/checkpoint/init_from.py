@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from dlrm_dist.checkpoint.source import Sharded, Source, open_source, vocabulary_folder
-from dlrm_dist.checkpoint.state import MODEL, State, size_of
+from dlrm_dist.checkpoint.state import MODEL, SEGMENTS, State, other_ranks, size_of
 from dlrm_dist.checkpoint.storage import Reader
 from dlrm_dist.errors import UserError
 from dlrm_dist.models.tables import ModelTable
@@ -44,7 +44,8 @@ def load_weights(sharded: ShardedTask, tables: Sequence[ModelTable], path: Path,
     state: State = {f"{MODEL}{key}": value for key, value in sharded.model.state_dict().items()}
     maps = {table.name: _table_map(source, data, table) for table in tables}
     problems: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, _problem(source, state, maps))  # a rank knows only the tables that lie on it
+    problem = _problem(source, state, maps) or _managed_problem(source, state, maps)
+    dist.all_gather_object(problems, problem)  # a rank knows only the tables that lie on it
     for problem in problems:
         if problem:
             raise UserError(f"{path}: {problem}")
@@ -102,6 +103,21 @@ def _are_equal(a: RowMap | None, b: RowMap | None) -> bool:
     return a is b if a is None or b is None else np.array_equal(a, b)
 
 
+def _managed_problem(source: Source, state: State, maps: dict[str, RowMap | None]) -> str | None:
+    """Why the ids of tables with managed collisions would not find their rows, if they would not."""
+    for key, value in state.items():
+        if key.endswith(SEGMENTS):
+            table = key.split(".")[-2]
+            if maps[table] is not None:
+                return (
+                    f"{table} has managed collisions of ids of another vocabulary; use raw ids, or the same vocabulary"
+                )
+            problem = other_ranks(key, source.read(key), value)
+            if problem:
+                return f"{problem}, or start without model.init_from"
+    return None
+
+
 def _row_map(source: Source, data: Path, column: str) -> RowMap | None:
     """None: row by row."""
     before, now = vocabulary_folder(source), data / "vocabulary"
@@ -128,10 +144,12 @@ def _copy_rows(value: torch.Tensor, old: torch.Tensor, rows: RowMap | None) -> N
             value.copy_(old)
             return
         for (row, column), local in local_parts(value):
-            height, columns = local.shape[0], slice(column, column + local.shape[1])
+            height = local.shape[0]
             if rows is None:
-                local.copy_(old[row : row + height, columns])
+                places = zip((row, column), local.shape, strict=False)  # a map of ids has no columns
+                local.copy_(old[tuple(slice(begin, begin + size) for begin, size in places)])
                 continue
+            columns = slice(column, column + local.shape[1])
             wanted = torch.from_numpy(rows[row : row + height])
             there = wanted >= 0
             local[: len(wanted)][there.to(local.device)] = old[wanted[there], columns].to(local)

@@ -15,6 +15,7 @@ from torch.distributed.checkpoint import CheckpointException
 
 from dlrm_dist.checkpoint import folder as folders
 from dlrm_dist.checkpoint.folder import Facts, Progress
+from dlrm_dist.checkpoint.managed import notes_of, restore_notes
 from dlrm_dist.checkpoint.state import load, random_state, restore_random_state, state_of
 from dlrm_dist.checkpoint.storage import Writer
 from dlrm_dist.config import CheckpointSection, Config
@@ -132,7 +133,7 @@ class Checkpoints:
             sha256={},
         )
         writer = Writer(folders.temporary_name(final), lambda: self._complete(final, facts))
-        state = {**state_of(sharded), **random_state(self._here)}
+        state = {**state_of(sharded), **random_state(self._here), **notes_of(sharded, self._here)}
         with _told_as_failure(final):
             if self._group is None or wait:
                 dcp.save(state, storage_writer=writer)
@@ -171,6 +172,7 @@ class Checkpoints:
             load(sharded, path, facts.step)
             if facts.announced["ranks"] == self._here.world_size:
                 restore_random_state(self._here, path)
+                restore_notes(sharded, self._here, path)
             best = self._here.from_main(lambda: folders.best_of(self._folder))
             self._best = best[1] if best else None
             return Continued(facts.step, path, facts.progress, notes + self._differences(path, facts))

@@ -36,6 +36,7 @@ def reshard(source: Sharded, plan: PlanFile, out: Path) -> None:
     """
     if out.exists():
         raise UserError(f"{out}: is there already; name a folder that does not exist")
+    _refuse_managed(source, plan)
     blocks = {key: list(_blocks(source, key, plan)) for key in source.sizes}
     temporary = folder.temporary_name(out)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -52,6 +53,17 @@ def reshard(source: Sharded, plan: PlanFile, out: Path) -> None:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"{out}: cannot be written: {error.strerror}; nothing was left behind") from None
+
+
+def _refuse_managed(source: Sharded, plan: PlanFile) -> None:
+    """Refuse another number of ranks where ids are bound to ranks."""
+    ranks = folder.read_facts(source.path).announced["ranks"]
+    managed = [table.name for table in plan.inputs.tables if table.managed]
+    if managed and plan.world_size != ranks:
+        raise UserError(
+            f"{source.path}: {managed[0]} has managed collisions, whose ids are bound to {ranks} ranks; the plan is "
+            f"for {plan.world_size}; make a plan for {ranks}"
+        )
 
 
 def _write(source: Sharded, blocks: dict[str, list[Block]], writer: Writer) -> None:

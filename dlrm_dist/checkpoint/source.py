@@ -15,7 +15,7 @@ from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from dlrm_dist.checkpoint import folder
-from dlrm_dist.checkpoint.state import RNG
+from dlrm_dist.checkpoint.state import NOTES, RNG
 from dlrm_dist.checkpoint.storage import Reader
 from dlrm_dist.errors import UserError
 
@@ -35,7 +35,7 @@ class Sharded:
         return {
             key: value
             for key, value in every.items()
-            if isinstance(value, TensorStorageMetadata) and not key.startswith(RNG)
+            if isinstance(value, TensorStorageMetadata) and not key.startswith((RNG, NOTES))
         }
 
     @property

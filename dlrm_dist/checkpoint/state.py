@@ -14,7 +14,7 @@ from dlrm_dist.errors import UserError
 from dlrm_dist.runtime import Session
 from dlrm_dist.shard import ShardedTask
 
-MODEL, OPTIMIZER, RNG = "model.", "optim.", "rng."
+MODEL, OPTIMIZER, RNG, NOTES = "model.", "optim.", "rng.", "notes."
 _SECOND_NAMES = {"sum": "moment1", "momentum1": "moment1", "exp_avg": "moment1", "exp_avg_sq": "moment2"}
 """One name for what the fused optimizers and torch's call differently: a table may change from one to the other."""
 
@@ -22,6 +22,9 @@ COLUMN_MOMENTS = (
     "row-wise Adagrad keeps a moment for each part of a row that is cut by columns, and these cannot be told apart or "
     "put together: use the same sharding type and column parts for this table as before"
 )
+
+SEGMENTS = "._output_segments_tensor"
+"""How the name of the buffer ends that says where the ranks' parts of a table with managed collisions begin."""
 
 State = dict[str, Tensor | ShardedTensor]
 
@@ -102,8 +105,30 @@ def _load(state: State, path: Path, counters: set[str]) -> set[str]:
     for problem in problems:
         if problem:
             raise UserError(f"{path}: {problem}")
+    segments = {key: value.clone() for key, value in state.items() if key.endswith(SEGMENTS)}
     dcp.load({key: value for key, value in state.items() if key in saved}, storage_reader=reader)
+    for key, here in segments.items():  # replicated: all ranks refuse alike
+        problem = other_ranks(key, state[key], here)
+        if problem:
+            raise UserError(f"{path}: {problem}")
     return state.keys() & saved.keys()
+
+
+def other_ranks(key: str, before: Tensor, here: Tensor) -> str | None:
+    """Why ids of a table with managed collisions would not find their rows, if they would not.
+
+    Args:
+        key: of where the ranks' parts of the table begin.
+        before: its saved value, int64 [1025], -1 behind the last.
+        here: its value of the ranks at hand.
+    """
+    if torch.equal(before.cpu(), here.cpu()):
+        return None
+    ranks = [int((each >= 0).sum()) - 1 for each in (before, here)]
+    return (
+        f"{key.split('.')[-2]} has managed collisions, whose ids are bound to {ranks[0]} ranks, and here are "
+        f"{ranks[1]}; use as many ranks"
+    )
 
 
 def _problem(state: State, saved: dict[str, Any], counters: set[str]) -> str | None:

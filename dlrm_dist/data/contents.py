@@ -113,7 +113,7 @@ def _category(folder: Path, info: DatasetInfo, category: Category) -> dict[str, 
     rows = max(1, counts.total)
     most = None if gap is None else 0.0 if gap.id is None else counts.of[gap.id] / rows
     figures: dict[str, Any] = {
-        "ids": category.rows,
+        "ids": None if category.unbounded else category.rows,
         "seen": counts.seen,
         "rare": counts.of[0] / rows if file_of(folder, category.name).exists() else None,
         "missing": most if gap and gap.is_alone else None,

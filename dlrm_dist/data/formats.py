@@ -8,7 +8,7 @@ from dlrm_dist.data import npy, parquet, slot, text
 from dlrm_dist.data.files import File
 from dlrm_dist.data.kaggle import CATEGORIES, DENSE, Kaggle
 from dlrm_dist.data.options import PrepareOptions
-from dlrm_dist.data.sources import Column, Columns, Source
+from dlrm_dist.data.sources import Column, Columns, Source, ids_of, rows_of
 
 
 class Opened(NamedTuple):
@@ -29,7 +29,7 @@ def open_sources(
     if options.format == "npy":
         triples = {name: npy.triples(group, options.on_bad_row) for name, group in files.items()}
         every = [source for group in triples.values() for source in group]
-        return Opened(triples, npy.columns_of(every, options.ids, options.hash_rows, options.min_count))
+        return Opened(triples, npy.columns_of(every, options.ids, options.hash_rows, options.min_count, options.raw))
     if options.format == "parquet":
         return _open_parquet(files, options, schema)
     form = slot.Slot() if options.format == "slot" else Kaggle(options.dense, options.bins)
@@ -42,7 +42,8 @@ def open_sources(
     }
     if isinstance(form, slot.Slot):
         return Opened(sources, Columns(DENSE, tuple(Column(name, "keep", slot.SLOT_ROWS) for name in CATEGORIES)))
-    columns = (Column(name, options.ids, options.hash_rows, options.min_count) for name in form.categories)
+    how = ids_of(form.categories, options.ids, options.raw)
+    columns = (Column(name, ids, rows_of(ids, options.hash_rows), options.min_count) for name, ids in how.items())
     return Opened(sources, Columns(DENSE, tuple(columns)))
 
 

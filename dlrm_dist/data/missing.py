@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from dlrm_dist.data.options import CRITEO
-from dlrm_dist.data.parquet import MISSING
+from dlrm_dist.data.parquet import MISSING, MISSING_RAW
 from dlrm_dist.data.schema import Category, DatasetInfo
 from dlrm_dist.data.vocabulary import file_of
 
@@ -42,6 +42,8 @@ def category_value(folder: Path, info: DatasetInfo, category: Category) -> Gap |
     own = transform.get("schema", {}).get("categories", {}).get(category.name, {})
     if own.get("ids", transform.get("ids")) == "keep":  # there it is a bad value
         return Gap(None, True)
+    if category.unbounded and form == "parquet":
+        return Gap(MISSING_RAW, False)
     value = transform.get("missing_value", MISSING)
     return Gap(value % category.rows, value < category.rows)
 

@@ -14,7 +14,19 @@ import pyarrow as pa
 
 from dlrm_dist.data.files import File
 from dlrm_dist.data.schema import LABEL
-from dlrm_dist.data.sources import Column, Columns, Ids, OnBadRow, Parsed, Where, changed, float32, judged
+from dlrm_dist.data.sources import (
+    Column,
+    Columns,
+    Ids,
+    OnBadRow,
+    Parsed,
+    Where,
+    changed,
+    float32,
+    ids_of,
+    judged,
+    rows_of,
+)
 from dlrm_dist.data.vocabulary import id_type
 from dlrm_dist.errors import UserError
 
@@ -161,7 +173,9 @@ def triples(files: Sequence[File], on_bad_row: OnBadRow) -> list[NpySource]:
     return sources
 
 
-def columns_of(sources: Sequence[NpySource], ids: Ids, hash_rows: int, min_count: int) -> Columns:
+def columns_of(
+    sources: Sequence[NpySource], ids: Ids, hash_rows: int, min_count: int, raw: Sequence[str] = ()
+) -> Columns:
     """The columns of all triples, which every source is told too; kept ids have a table up to the largest of all."""
     dense, sparse = sources[0].widths
     other = next((source for source in sources if source.widths != (dense, sparse)), None)
@@ -172,7 +186,9 @@ def columns_of(sources: Sequence[NpySource], ids: Ids, hash_rows: int, min_count
     rows = [hash_rows] * sparse
     if ids == "keep":
         rows = [max(1, int(top) + 1) for top in np.max([source.largest() for source in sources], axis=0)]
-    categories = (Column(name, ids, size, min_count, 1 << 64) for name, size in zip(names, rows, strict=True))
+    how = ids_of(names, ids, raw)
+    sizes = dict(zip(names, rows, strict=True))
+    categories = (Column(name, how[name], rows_of(how[name], sizes[name]), min_count, 1 << 64) for name in names)
     columns = Columns(tuple(f"I{i}" for i in range(1, dense + 1)), tuple(categories))
     raw_type = np.uint64 if any(source.is_wide for source in sources) else np.uint32
     for source in sources:

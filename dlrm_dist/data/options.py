@@ -18,8 +18,8 @@ Format = Literal["kaggle", "terabyte", "slot", "npy", "parquet"]
 CRITEO: tuple[Format, ...] = ("kaggle", "terabyte")
 """Two logs of Criteo's, in one and the same format."""
 _POSSIBLE: dict[tuple[str, str], tuple[str, ...]] = {
-    ("kaggle", "ids"): ("hash", "vocabulary"),
-    ("terabyte", "ids"): ("hash", "vocabulary"),
+    ("kaggle", "ids"): ("hash", "vocabulary", "raw"),
+    ("terabyte", "ids"): ("hash", "vocabulary", "raw"),
     ("slot", "on_bad_row"): ("error", "skip"),
     ("parquet", "dense"): ("log1p", "log3", "none"),
 }
@@ -40,6 +40,8 @@ class PrepareOptions:
     `vocabulary` is a dataset, or its folder of vocabularies, whose ids the rows get instead of new ones.
     `on_bad_row`: "error", or "skip" (left out), or "null" (bad fields become missing values; rows with a bad label or
     number of columns are left out); splits are cut by lines, whatever is left out.
+    `ids` "raw" leaves a column's values as they are (modulo 2^63 - 1), for tables with managed collisions; `raw` names
+    the columns where only some are to be so.
     `ids` "keep" is for values that are ids already, in format npy or parquet. `schema` maps the columns of format
     parquet. Format slot keeps its ids and dense values, format npy its dense values.
     `memory` is in bytes. `named` are the options that the user chose: one that would have no effect is an error.
@@ -50,6 +52,7 @@ class PrepareOptions:
     test: tuple[str | Path, ...] = ()
     split: str = "none"
     ids: Ids = "vocabulary"
+    raw: tuple[str, ...] = ()
     hash_rows: int = 1_000_000
     min_count: int = 2
     vocabulary: Path | None = None
@@ -92,6 +95,9 @@ def _check_format(options: PrepareOptions) -> None:
             f"bins: format {options.format} has no integers for bins; allowed: with format {' or '.join(CRITEO)}; "
             "leave it out"
         )
+    if options.raw and options.format not in (*CRITEO, "npy"):
+        way = 'ids = "raw" in the schema file' if options.format == "parquet" else "nothing: its ids are hashed already"
+        raise UserError(f"raw: format {options.format} does not take it; allowed: {way}; leave it out")
     if (options.schema is not None) != (options.format == "parquet"):
         raise UserError("schema: maps the columns of format parquet; allowed: with that format, which needs one")
 
@@ -118,6 +124,7 @@ def without_effect(options: PrepareOptions, schema: ParquetSchema | None) -> dic
             f"format {options.format} keeps its dense values",
             "in other formats, or none",
         ),
+        "raw": (options.ids != "raw", "all columns have raw ids", "beside ids hash, vocabulary or keep"),
         "ids": (
             options.format != "slot" and not own,
             f"format {options.format} {'has them for each column' if own else 'keeps its ids'}",
@@ -139,7 +146,8 @@ def _ids(options: PrepareOptions, schema: ParquetSchema | None) -> list[tuple[Id
     """How columns get their ids, and the rows and the least count that are not from the options."""
     if schema is not None:
         return [(each.ids or options.ids, each.rows, each.min_count) for each in schema.categories.values()]
-    return [("keep" if options.format == "slot" else options.ids, None, None)]
+    of_all: Ids = "keep" if options.format == "slot" else options.ids
+    return [(of_all, None, None), *[("raw", None, None) for _ in options.raw]]
 
 
 def transform_of(files: dict[str, list[File]], options: PrepareOptions, schema: ParquetSchema | None) -> dict[str, Any]:
@@ -167,7 +175,8 @@ def transform_of(files: dict[str, list[File]], options: PrepareOptions, schema: 
 def _ids_transform(options: PrepareOptions, schema: ParquetSchema | None) -> dict[str, Any]:
     idle, result = without_effect(options, schema), dict[str, Any]()
     result |= {name: getattr(options, name) for name in ("hash_rows", "min_count") if name not in idle}
-    if any(ids == "hash" for ids, _, _ in _ids(options, schema)):
+    result |= {"raw": list(options.raw)} if options.raw else {}
+    if any(ids in ("hash", "raw") for ids, _, _ in _ids(options, schema)):
         result["missing_value"] = CRITEO_MISSING if options.format in CRITEO else MISSING
     if options.vocabulary:
         result["vocabulary"] = os.fspath(options.vocabulary)

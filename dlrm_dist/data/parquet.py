@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dlrm_dist.data.files import File
-from dlrm_dist.data.schema import LABEL
-from dlrm_dist.data.sources import Column, Columns, Ids, OnBadRow, Parsed, Where, changed, float32, judged
+from dlrm_dist.data.schema import LABEL, RAW_IDS
+from dlrm_dist.data.sources import Column, Columns, Ids, OnBadRow, Parsed, Where, changed, float32, judged, rows_of
 from dlrm_dist.data.vocabulary import encoded, id_type
 from dlrm_dist.errors import UserError, first_problem
 
@@ -33,6 +33,8 @@ _READ_ROWS, _READ_BYTES, _BUFFER = 1 << 16, 8 << 20, 1 << 20
 """The most rows and (about) bytes that are decoded at a time, and the bytes of a file read at a time for a column."""
 MISSING = 1 << 64
 """What a missing value counts as before the hash: the first number that 64 bits cannot hold."""
+MISSING_RAW = RAW_IDS - 1
+"""The id of a missing value among raw ids, their last."""
 
 
 class CategorySchema(BaseModel):
@@ -206,7 +208,8 @@ def columns_of(sources: Sequence[ParquetSource], schema: ParquetSchema, ids: Ids
         other = next((source.name for source in sources if source.is_multi_hot(name) != multi_hot), None)
         if other:
             raise UserError(f"{other}: column {name} is a list only in some files; allowed: in all or none")
-        categories.append(Column(name, how, each.rows or rows, each.min_count or min_count, MISSING, multi_hot))
+        size, missing = rows_of(how, each.rows or rows), MISSING_RAW if how == "raw" else MISSING
+        categories.append(Column(name, how, size, each.min_count or min_count, missing, multi_hot))
     columns = Columns(schema.dense, tuple(categories), schema.weight)
     for source in sources:
         source.columns = columns

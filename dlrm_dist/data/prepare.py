@@ -113,7 +113,9 @@ class _Preparation:
         self._log, self._columns, self._splits, self._options, self._work = log, columns, splits, options, work
         self._layout = layout
         self._encoders: dict[str, Encoder] = {
-            each.name: hash_encoder(each.rows, each.missing) for each in columns.categories if each.ids == "hash"
+            each.name: hash_encoder(each.rows, each.missing)
+            for each in columns.categories
+            if each.ids in ("hash", "raw")
         }
         self._in_vocabularies = [each for each in columns.categories if each.ids == "vocabulary"]
         self._buckets = -(-splits["train"] // BUCKET_ROWS) if options.shuffle else 1

@@ -75,6 +75,10 @@ def expanded_sizes(info: DatasetInfo, expand: tuple[int, ...] | None) -> tuple[i
     for category, size in zip(info.categories, sizes, strict=True):
         if category.multi_hot and size > 1:
             raise UserError(f"data.expand_multi_hot: {category.name} has lists of ids already; give it a 1")
+        if category.unbounded and size > 1:
+            raise UserError(
+                f"data.expand_multi_hot: {category.name} has raw ids, of which none can be drawn; give it 1"
+            )
     return sizes
 
 

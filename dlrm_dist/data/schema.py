@@ -26,6 +26,8 @@ LANES = 384
 GROUP_ROWS = 2048
 """Measured, 40 columns, lz4, one core: 177 rows a group decode at 1.2M rows/s, 1,024 at 2.4M, 2,048 at 3.7M, 16,384 at
 6.2M. A rank holds its share of one stripe (lanes * group_rows rows, 126 MB at 2,048) and prefetches the next."""
+RAW_IDS = (1 << 63) - 1
+"""Ids of a column that no table bounds; the largest int64 is none, as TorchRec marks empty rows by it."""
 LABEL = "label"
 METADATA_KEY = b"dlrm_dist"
 LARGEST_IDS_KEY = b"dlrm_dist.largest_ids"
@@ -40,12 +42,18 @@ class Category(BaseModel):
     """One categorical column: its name and its number of ids (valid ids are 0 to `rows` - 1).
 
     A `multi_hot` column holds a list of ids a row, of any length, 0 too; another holds one id a row.
+    A column of raw ids has `RAW_IDS` of them: more than any table.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     rows: int = Field(gt=0)
     multi_hot: bool = False
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether it has raw ids, which only a table with managed collisions can take."""
+        return self.rows == RAW_IDS
 
 
 class Split(BaseModel):

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dlrm_dist.data.schema import RAW_IDS
 from dlrm_dist.errors import UserError
 
 OnBadRow = Literal["error", "skip", "null"]
 """What becomes of a bad row: it ends the work, it is left out, or its bad fields become missing values."""
-Ids = Literal["hash", "vocabulary", "keep"]
+Ids = Literal["hash", "vocabulary", "keep", "raw"]
 BAD_ROWS = "bad rows"
 """Among the counts of what was wrong: how many rows it was wrong with. No column can have this name."""
 
@@ -23,9 +24,9 @@ class Column(NamedTuple):
 
     Attributes:
         name: of the column.
-        ids: "hash" (modulo `rows`), "vocabulary" (of the values seen `min_count` times in training rows), or "keep"
-            (the values are ids below `rows` already).
-        rows: ids of a hashed or kept column.
+        ids: "hash" (modulo `rows`), "vocabulary" (of the values seen `min_count` times in training rows), "keep"
+            (the values are ids below `rows` already), or "raw" (no table bounds them: modulo `rows`, 2^63 - 1).
+        rows: ids of a hashed, kept or raw column.
         min_count: of a vocabulary.
         missing: the number that a missing value counts as before the hash, one that no value has.
         multi_hot: whether it has a list of values a row.
@@ -37,6 +38,23 @@ class Column(NamedTuple):
     min_count: int = 1
     missing: int = 1 << 32
     multi_hot: bool = False
+
+
+def ids_of(names: Sequence[str], ids: Ids, raw: Sequence[str]) -> dict[str, Ids]:
+    """How each column gets its ids: those that are named in `raw` are, the others as `ids` says.
+
+    Raises:
+        UserError: `raw` names a column that is none.
+    """
+    unknown = next((name for name in raw if name not in names), None)
+    if unknown is not None:
+        raise UserError(f"raw: there is no category {unknown}; allowed: {names[0]} to {names[-1]}; name these only")
+    return {name: "raw" if name in raw else ids for name in names}
+
+
+def rows_of(ids: Ids, rows: int) -> int:
+    """The number of ids of a column: `rows`, but for raw ones."""
+    return RAW_IDS if ids == "raw" else rows
 
 
 class Columns(NamedTuple):

@@ -11,6 +11,7 @@ from dlrm_dist.models.dcn import DCN
 from dlrm_dist.models.dlrm import DLRM
 from dlrm_dist.models.initial import init_dense, table_rule
 from dlrm_dist.models.interaction import CrossInteraction, DotInteraction, ProjectionInteraction
+from dlrm_dist.models.managed import MixedTables
 from dlrm_dist.models.paddlerec import PaddleRecDLRM
 from dlrm_dist.models.tables import tables_of
 
@@ -28,8 +29,17 @@ def build_model(
         device: where all but the tables lives; on `meta` nothing is allocated or initialised.
     """
     names = [name for name, _ in features]
+    tables = table_configs(section, features)
     with torch.device("meta" if device.type == "meta" else "cpu"):
-        model = _model(section, num_dense, names, table_configs(section, features))
+        model = _model(section, num_dense, names, tables)
+        if section.managed_collisions:
+            model.embeddings = MixedTables(
+                tables,
+                section.managed_collisions,
+                section.eviction_policy,
+                section.eviction_interval,
+                torch.device("meta"),
+            )
     if device.type != "meta":
         init_dense(model, section.name, torch.Generator().manual_seed(seed))
     for part in model.dense_parts():

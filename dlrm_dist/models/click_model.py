@@ -21,7 +21,7 @@ class ClickModel(nn.Module):
 
     def __init__(self, tables: Sequence[EmbeddingBagConfig], tables_device: torch.device | None = None) -> None:
         super().__init__()
-        self.embeddings = EmbeddingBagCollection(tables=list(tables), device=tables_device)
+        self.embeddings: nn.Module = EmbeddingBagCollection(tables=list(tables), device=tables_device)
 
     def forward(self, dense_BN: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
         """Float [B, N] and a jagged tensor with a key for each feature to logits, float [B]."""

@@ -43,13 +43,9 @@ def model_shape(data: DataSection, model: ModelSection) -> ModelShape:
             f"{data.path}: no prepared dataset here, and model.num_embeddings is not given; prepare one (dlrm-dist "
             "prepare), or give the rows of each table"
         )
-    return _shape(
-        model.num_dense,
-        [f"C{i + 1}" for i in range(len(model.num_embeddings))],
-        model.num_embeddings,
-        model,
-        data.expand_multi_hot,
-    )
+    names = [f"C{i + 1}" for i in range(len(model.num_embeddings))]
+    _check_managed(names, model)
+    return _shape(model.num_dense, names, model.num_embeddings, model, data.expand_multi_hot)
 
 
 def dataset_shape(info: DatasetInfo, model: ModelSection, expanded: tuple[int, ...] | None = None) -> ModelShape:
@@ -58,19 +54,41 @@ def dataset_shape(info: DatasetInfo, model: ModelSection, expanded: tuple[int, .
     Raises:
         UserError: `model.num_embeddings`, `model.multi_hot_sizes`, or the tables' groups or widths do not fit it.
     """
-    rows = tuple(category.rows for category in info.categories)
+    names = [category.name for category in info.categories]
+    _check_managed(names, model, info)
+    rows = tuple(
+        model.managed_rows if category.name in model.managed_collisions else category.rows
+        for category in info.categories
+    )
     given = model.num_embeddings or rows
     if len(given) != len(rows):
         raise UserError(
             f"model.num_embeddings has {len(given)} tables, the dataset {len(rows)} categories; give one for each"
         )
     for category, table_rows in zip(info.categories, given, strict=True):
-        if table_rows < category.rows:
+        if table_rows < category.rows and category.name not in model.managed_collisions:
             raise UserError(
                 f"model.num_embeddings gives {category.name} {table_rows} rows, but the dataset has ids up to "
                 f"{category.rows - 1}; give {category.rows} or more"
             )
-    return _shape(len(info.dense), [category.name for category in info.categories], given, model, expanded)
+    return _shape(len(info.dense), names, given, model, expanded)
+
+
+def _check_managed(names: list[str], model: ModelSection, info: DatasetInfo | None = None) -> None:
+    """Refuse managed collisions of what is no category, and raw ids without them."""
+    unknown = next((name for name in model.managed_collisions if name not in names), None)
+    if unknown is not None:
+        raise UserError(
+            f"model.managed_collisions: there is no category {unknown}; allowed: {names[0]} to {names[-1]}; name these "
+            "only"
+        )
+    raw = [category.name for category in info.categories if category.unbounded] if info else []
+    missing = [name for name in raw if name not in model.managed_collisions]
+    if missing:
+        raise UserError(
+            f"category {missing[0]} has raw ids, which no table of fixed ids can take; allowed: a table with managed "
+            f"collisions; add --model.managed_collisions {','.join(raw)}, or prepare it with other ids"
+        )
 
 
 def _shape(

@@ -26,14 +26,27 @@ def tables_of(model: ModelSection, features: Sequence[tuple[str, int]]) -> tuple
 
     Raises:
         UserError: a group names what is no category, or one twice, or such as differ in rows or width;
-            `model.embedding_dims` has another number of values.
+            it has managed collisions; `model.embedding_dims` has another number of values.
     """
     rows = dict(features)
     dims = dict(zip(rows, _dims(model, len(rows)), strict=True))
+    groups = _groups(model, tuple(rows))
+    _refuse_managed(groups, model)
     return tuple(
         ModelTable(_name(group, model), _shared("rows", group, rows), _shared("columns", group, dims), group)
-        for group in _groups(model, tuple(rows))
+        for group in groups
     )
+
+
+def _refuse_managed(groups: list[tuple[str, ...]], model: ModelSection) -> None:
+    """A table with managed collisions has one category: ids of others would be rows already."""
+    for group in groups:
+        managed = [name for name in group if name in model.managed_collisions]
+        if managed and len(group) > 1:
+            raise UserError(
+                f"model.managed_collisions: {managed[0]} shares its table with {len(group) - 1} other categories; give "
+                "it one of its own (model.shared_tables; model.name paddlerec has one table for all)"
+            )
 
 
 def _dims(model: ModelSection, features: int) -> tuple[int, ...]:

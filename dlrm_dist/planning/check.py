@@ -65,6 +65,9 @@ def model_problems(plan: PlanFile, tables: Sequence[Table], optimizer: str) -> l
                 f"table {table.name} is {other.rows} x {other.dim} {other.data_type} in the plan, {table.rows} x "
                 f"{table.dim} {table.data_type} in the model"
             )
+        elif other and other.managed != table.managed:
+            words = [f"{'managed' if each.managed else 'no managed'} collisions" for each in (other, table)]
+            found.append(f"table {table.name} has {words[0]} in the plan, {words[1]} in the model")
         elif other and other.features != table.features:
             found.append(f"table {table.name} serves {other.features} in the plan, {table.features} in the model")
     if plan.inputs.optimizer != optimizer:

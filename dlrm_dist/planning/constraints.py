@@ -10,7 +10,7 @@ ranks = [0, 1]                          # optional: exactly these, for table_wis
 """
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Self, get_args
@@ -119,6 +119,46 @@ def rule_of(table: str, rules: tuple[Rule, ...]) -> Rule:
     raise UserError(
         f'constraints: no pattern matches table {table}; add a [[table]] for it, or a last one with pattern = "*"'
     )
+
+
+def refuse_managed(
+    table: str, rows: int, world_size: int, sharding_types: Sequence[str], rules: tuple[Rule, ...] | None
+) -> None:
+    """Refuse what a table with managed collisions cannot be, or what cannot be beside it.
+
+    It is row-wise, and of each rank's part the last row is for ids that have none. Its weights lie in the device's own
+    memory, where rows are overwritten; where other tables lie behind a cache, ids are fetched ahead, before they are
+    rows.
+
+    Args:
+        table: its name.
+        rows: of the table.
+        world_size: ranks.
+        sharding_types: those that tables may have where there are no rules.
+        rules: the constraints by table, if there are.
+
+    Raises:
+        UserError: it cannot be so.
+    """
+    rule = rule_of(table, rules) if rules else None
+    types = rule.sharding_types if rule else sharding_types
+    if "row_wise" not in types:
+        where = f"constraints (pattern {rule.pattern!r})" if rule else "sharding.types"
+        raise UserError(
+            f"{where}: table {table} has managed collisions (model.managed_collisions), which are row_wise only, not "
+            f"{' or '.join(types)}; allow row_wise"
+        )
+    other = next((each for each in rules or () if set(each.compute_kernels or ()) - {"fused"}), None)
+    if other:
+        raise UserError(
+            f"constraints: compute_kernels {list(other.compute_kernels or ())} (pattern {other.pattern!r}) do not go "
+            f"with the managed collisions of table {table}; allow fused only"
+        )
+    if rows - (world_size - 1) * -(-rows // world_size) < 2:
+        raise UserError(
+            f"table {table} has managed collisions and {rows} rows: cut for {world_size} ranks, the last has less than "
+            f"two; use a multiple of {world_size} (model.managed_rows, or model.num_embeddings)"
+        )
 
 
 def check_rules_are_used(tables: list[str], rules: tuple[Rule, ...]) -> None:

@@ -57,11 +57,18 @@ class Table(_Strict):
     ids_per_sample: tuple[float, ...]
     data_type: str
     optimizer_bytes_per_row: float
+    id_map_bytes_per_row: float = Field(default=0.0, exclude_if=lambda size: not size)
+    """Of a table with managed collisions; 0: its ids are its rows."""
+
+    @property
+    def managed(self) -> bool:
+        """Whether it has managed collisions."""
+        return self.id_map_bytes_per_row > 0
 
     @property
     def bytes_per_row(self) -> float:
-        """Of the weights and of the optimizer's state."""
-        return self.dim * BYTES[self.data_type] + self.optimizer_bytes_per_row
+        """Of the weights, of the optimizer's state and of the ids' map."""
+        return self.dim * BYTES[self.data_type] + self.optimizer_bytes_per_row + self.id_map_bytes_per_row
 
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}

@@ -33,9 +33,16 @@ from dlrm_dist import __version__
 from dlrm_dist.errors import NothingFitsError, UserError
 from dlrm_dist.planning import alternatives, estimates, torchrec_plan
 from dlrm_dist.planning.cluster import GIB, Cluster
-from dlrm_dist.planning.constraints import REPLICATED_FP16, Rule, check_rules_are_used, refuse_precision, rule_of
+from dlrm_dist.planning.constraints import (
+    REPLICATED_FP16,
+    Rule,
+    check_rules_are_used,
+    refuse_managed,
+    refuse_precision,
+    rule_of,
+)
+from dlrm_dist.planning.managed_sharder import sharders
 from dlrm_dist.planning.plan_file import Inputs, PlanFile, Table, TableEstimate
-from dlrm_dist.planning.sharder import Sharder
 from dlrm_dist.planning.subject import Subject
 
 _MIN_COLUMNS = 4
@@ -87,7 +94,7 @@ def make_plan(subject: Subject, cluster: Cluster, request: Request) -> PlanFile:
             callbacks=[keep],
         )
         try:
-            plan = planner.plan(subject.task, [Sharder(request.comm_precision)])
+            plan = planner.plan(subject.task, sharders(request.comm_precision))
         except PlannerError:  # "insufficient storage" or "strict constraints": no proposal could be packed
             hbm, ddr = cluster.memory_bytes()
             cap = hbm if cluster.device == "cuda" else ddr
@@ -142,6 +149,10 @@ class _Enumerator(EmbeddingEnumerator):  # type: ignore[misc]
         found.sort(key=lambda option: (order[option.name], option.sharding_type, option.compute_kernel))
         self.options = copy.copy(found)
         return found
+
+    def _get_num_buckets(self, parameter: str, module: nn.Module) -> int | None:
+        """None: tables with managed collisions have as many buckets of ids as there are ranks."""
+        return None
 
 
 class _Partitioner(GreedyPerfPartitioner):  # type: ignore[misc]
@@ -250,6 +261,9 @@ def _limits(table: Table, optimizer: str, cluster: Cluster, request: Request) ->
         for kind in (rule.sharding_types if rule else request.sharding_types)
         if every_part_has_rows(table.rows, row_parts.get(kind, 1)) and spread[kind] >= ((rule and rule.min_ranks) or 1)
     ]
+    if table.managed:
+        refuse_managed(table.name, table.rows, world_size, request.sharding_types, request.rules)
+        types = [ShardingType.ROW_WISE.value]
     if table.data_type != "fp32" and optimizer != "sgd":
         types = [kind for kind in types if kind != "data_parallel"]
     if world_size == 1 and len(types) > 1:

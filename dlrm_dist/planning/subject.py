@@ -44,7 +44,7 @@ def make_subject(model: ModelSection, optimizer: OptimizerSection, shape: ModelS
     tables = model_tables(model, optimizer, shape)
     configs = [config for module in _collections(task) for config in module.embedding_bag_configs()]
     found = [(config.name, config.num_embeddings, config.embedding_dim) for config in configs]
-    if found != [(table.name, table.rows, table.dim) for table in tables]:
+    if sorted(found) != sorted((table.name, table.rows, table.dim) for table in tables):
         raise AssertionError(f"the model has other tables than its description: {found}")
     return Subject(task, tables, _dense(model.name, task, shape), optimizer.sparse)
 
