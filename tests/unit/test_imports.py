@@ -7,7 +7,7 @@ from tests.helpers import ROOT
 
 LAYERS = [
     {"errors", "interruption"},
-    {"config"},
+    {"config", "pages"},
     {"data"},
     {"models"},
     {"optim", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks", "progress"},
@@ -15,6 +15,7 @@ LAYERS = [
     {"ranking"},
     {"metrics"},
     {"planning"},
+    {"runs"},
     {"shard", "evaluate", "runfolder", "out_of_memory", "step_split"},
     {"pipeline"},
     {"checkpoint"},
@@ -24,7 +25,7 @@ LAYERS = [
     {"train"},
     {"trained"},
     {"scoring", "verify"},
-    {"plan_verbs", "evaluate_verb", "verify_verb", "checkpoint_verbs"},
+    {"plan_verbs", "evaluate_verb", "verify_verb", "checkpoint_verbs", "runs_verbs"},
     {"inspect_verb"},
     {"cli"},
 ]
@@ -138,6 +139,7 @@ def test_commands_about_data_and_plans_start_without_torch():
         "planning.page",
         "planning.check",
         "checkpoint.saved_run",
+        "runs.report",
     ]
     for start in (f"dlrm_dist.{name}" for name in starts):
         seen, waiting = set(), [start]
