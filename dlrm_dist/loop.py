@@ -14,7 +14,7 @@ from dlrm_dist.epochs import Epochs
 from dlrm_dist.errors import RunFailedError
 from dlrm_dist.interruption import InterruptedRunError, Interruption, interruption
 from dlrm_dist.listeners import Line, Listener
-from dlrm_dist.meter import Meter, TimedBatches
+from dlrm_dist.meter import Meter, TimedBatches, peak_memory
 from dlrm_dist.metrics import ClickMetrics
 from dlrm_dist.optim import learning_rate_factor
 from dlrm_dist.pipeline import pipeline_of
@@ -67,7 +67,7 @@ class Loop:
         scores = None
         for step in range(done + 1, total + 1):
             with self._split.step(step):
-                self._sharded.scale_learning_rates(learning_rate_factor(self._train, step - 1))
+                self._sharded.scale_learning_rates(self._factor(step))
                 self._meter.add(self._pipeline.progress(batches), step)
             if step % self._train.log_every == 0 or step == total:
                 self._report(step, batches)
@@ -77,6 +77,10 @@ class Loop:
         if scores is None:  # the run had ended before
             scores = self._score(total, valid)
         return {**scores.as_dict(), "split": valid.split, **self._meter.result()}
+
+    def _factor(self, step: int) -> float:
+        """What the learning rates are multiplied by in a step, which counts from 1."""
+        return learning_rate_factor(self._train, step - 1)
 
     def _checkpoint(self, step: int, scores: ClickMetrics | None, asked: Interruption) -> None:
         """Save when it is time to, when the scores are the best, at the end, and when a rank was asked to stop.
@@ -126,4 +130,5 @@ class Loop:
         parts = self._split.of(line["step_ms"])
         if parts:
             line |= {"split_ms": parts, "bound_by": verdict(parts)}
-        self._listener.trained({**line, "lr": self._sharded.optimizer.param_groups[0]["lr"]})
+        rates = self._sharded.rates_at(self._factor(step))
+        self._listener.trained({**line, **rates, **peak_memory(self._here.device)})

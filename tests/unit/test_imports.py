@@ -16,7 +16,7 @@ LAYERS = [
     {"metrics"},
     {"planning"},
     {"runs"},
-    {"shard", "evaluate", "runfolder", "out_of_memory", "step_split"},
+    {"shard", "evaluate", "runfolder", "tensorboard", "out_of_memory", "step_split"},
     {"pipeline"},
     {"checkpoint"},
     {"epochs"},
