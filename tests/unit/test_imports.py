@@ -7,10 +7,10 @@ from tests.helpers import ROOT
 
 LAYERS = [
     {"errors", "interruption"},
-    {"config", "pages"},
+    {"config", "pages", "progress"},
     {"data"},
     {"models"},
-    {"optim", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks", "progress"},
+    {"optim", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks"},
     {"runtime"},
     {"ranking"},
     {"metrics"},
