@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 FOLDER = "tensorboard"
 _TRAINING = {
     "loss": "log_loss/train",
+    "auc": "auc/train",
+    "ne": "ne/train",
+    "accuracy": "accuracy/train",
+    "calibration": "calibration/train",
     "samples_per_s": "speed/samples_per_s",
     "step_ms": "speed/step_ms",
     "lr_sparse": "learning_rate/sparse",

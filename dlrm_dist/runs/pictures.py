@@ -29,8 +29,8 @@ def curves_of(runs: Sequence[Record]) -> dict[str, dict[str, Any]]:
     """Charts by name of what the runs measured, each run in a colour of its own where there are several."""
     found = {
         "Log loss": _chart(runs, {"train": ("train", "loss"), "valid": ("scores", "log_loss")}, "nats"),
-        "AUC": _chart(runs, {"valid": ("scores", "auc")}),
-        "Normalised entropy": _chart(runs, {"valid": ("scores", "ne")}),
+        "AUC": _chart(runs, _both("auc")),
+        "Normalised entropy": _chart(runs, _both("ne")),
         "Throughput": _chart(runs, {"train": ("train", "samples_per_s")}, "samples/s"),
         "Learning rates": _chart(runs, {"sparse": ("train", "lr_sparse"), "dense": ("train", "lr_dense")}),
         "Memory of rank 0, peak": _chart(
@@ -55,6 +55,11 @@ def _parts(line: dict[str, Any]) -> dict[str, float]:
     parts = {name: float(value) for name, value in line["split_ms"].items()}
     rest = line["step_ms"] - sum(parts.values())
     return {**parts, _OTHER: rest} if rest > 1e-6 * line["step_ms"] else parts
+
+
+def _both(key: str) -> dict[str, tuple[str, str]]:
+    """A score of the rows trained on, before the model learnt from them, and of the validation."""
+    return {"train": ("train", key), "valid": ("scores", key)}
 
 
 def _chart(runs: Sequence[Record], kinds: dict[str, tuple[str, str]], unit: str = "") -> dict[str, Any] | None:

@@ -43,7 +43,12 @@ def test_a_resumed_run_goes_on_with_the_same_curves(folder):
     reports = {line["step"]: line for line in lines if line["split"] == "train"}
     assert sorted(reports) == [*range(1, 9)]
     events = EventAccumulator(str(run / "tensorboard"), purge_orphaned_data=True).Reload()
-    tags = {"loss": "log_loss/train", "lr_sparse": "learning_rate/sparse", "lr_dense": "learning_rate/dense"}
+    tags = {
+        "loss": "log_loss/train",
+        "auc": "auc/train",
+        "lr_sparse": "learning_rate/sparse",
+        "lr_dense": "learning_rate/dense",
+    }
     tags |= {"samples_per_s": "speed/samples_per_s", "host_peak_mib": "memory/host_peak_mib"}
     for key, tag in tags.items():
         points = [(point.step, point.value) for point in events.Scalars(tag)]

@@ -28,7 +28,16 @@ def make_run(folder, name, rate=0.02, steps=3, auc=0.7):
     (run / "environment.json").write_text(json.dumps({"device": "cpu", "packages": {"torch": "2.13.0"}}))
     measured = {"samples_per_s": 1e4, "step_ms": 5.0, "split_ms": {"input": 1.0}, "host_peak_mib": 500.0}
     lines = [
-        {"step": n, "split": "train", "loss": 0.7 / n, "lr_sparse": rate, "lr_dense": rate, **measured}
+        {
+            "step": n,
+            "split": "train",
+            "loss": 0.7 / n,
+            "auc": 0.6,
+            "ne": 0.95,
+            "lr_sparse": rate,
+            "lr_dense": rate,
+            **measured,
+        }
         for n in range(1, steps + 1)
     ]
     lines.append({"step": steps, "split": "valid", "auc": auc, "log_loss": 0.5, "ne": 0.9, "rows": 24.0})
@@ -127,7 +136,7 @@ def test_a_page_about_one_run_stands_alone(runs, tmp_path):
     assert not re.search(r"<script|(src|href)=|https?://|url\(", text)
     for word in ("Log loss", "train.learning_rate", "0.5", "rank 0", "finished", "2.13.0", "not told apart"):
         assert word in text
-    assert len(re.findall(r'class="curve', text)) == 8  # two losses, two scores, speed, two rates, memory
+    assert len(re.findall(r'class="curve', text)) == 10  # two losses, two AUCs, two NEs, speed, two rates, memory
 
 
 def test_runs_side_by_side(runs, tmp_path):
