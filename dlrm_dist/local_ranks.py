@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -57,13 +57,21 @@ def environments(world_size: int, local_world_size: int) -> list[dict[str, str]]
     ]
 
 
-def wait(processes: Sequence[subprocess.Popen[bytes]], timeout: float = float("inf")) -> list[int | None]:
-    """Exit codes; when one fails or time is up, the others are killed, and their code is None."""
+def wait(
+    processes: Sequence[subprocess.Popen[bytes]],
+    timeout: float = float("inf"),
+    meanwhile: Callable[[], None] = lambda: None,
+) -> list[int | None]:
+    """Exit codes; when one fails or time is up, the others are killed, and their code is None.
+
+    `meanwhile` is called now and then.
+    """
     end = time.monotonic() + timeout
     while any(process.poll() is None for process in processes):
         if time.monotonic() > end or any(process.poll() for process in processes):
             time.sleep(1)  # the others may be about to say why
             break
+        meanwhile()
         time.sleep(0.05)
     codes = [process.poll() for process in processes]
     _kill(processes)

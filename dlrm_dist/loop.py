@@ -15,7 +15,7 @@ from dlrm_dist.errors import RunFailedError
 from dlrm_dist.interruption import InterruptedRunError, Interruption, interruption
 from dlrm_dist.learning_rate import factor_at
 from dlrm_dist.listeners import Line, Listener
-from dlrm_dist.meter import Meter, TimedBatches
+from dlrm_dist.meter import Meter, TimedBatches, peak_memory
 from dlrm_dist.metrics import ClickMetrics
 from dlrm_dist.pipeline import pipeline_of
 from dlrm_dist.runtime import Session
@@ -142,4 +142,5 @@ class Loop:
         parts = self._split.of(line["step_ms"])
         if parts:
             line |= {"split_ms": parts, "bound_by": verdict(parts)}
-        self._listener.trained({**line, "lr": self._sharded.optimizer.param_groups[0]["lr"]})
+        rates = self._sharded.rates_at(self._factor(step))
+        self._listener.trained({**line, **rates, **peak_memory(self._here.device)})

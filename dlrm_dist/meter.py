@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,16 @@ class TimedBatches:
             return next(self._batches)
         finally:
             self.seconds += time.perf_counter() - started
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """The most MiB that this process has held so far: of the host's memory, and tensors on its GPU if it has one."""
+    # getrusage's figure would count the launcher that started the process, too.
+    (peak,) = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
+    found = {"host_peak_mib": int(peak) / 1024}
+    if device.type == "cuda":
+        found["gpu_peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return found
 
 
 class Meter:

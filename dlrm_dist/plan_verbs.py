@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from dlrm_dist import config as config_module
+from dlrm_dist import progress
 from dlrm_dist.config import Config
 from dlrm_dist.planning import check, diff, fit, measured, plan_file
 from dlrm_dist.planning import explain as explain_module
@@ -136,10 +137,11 @@ def _fit(options: argparse.Namespace) -> int:
 
     plan = planner_of(config, options.constraints)
     found = []
-    for point in fit.points(cluster, min(options.most, config.train.batch_size), plan):
-        found.append(point)
-        if sys.stderr.isatty():
-            print(f"planned {point.cluster.world_size} ranks", file=sys.stderr)
+    most = min(options.most, config.train.batch_size)
+    with progress.bar("fit", "sizes", len(list(fit.sizes(cluster, most)))) as bar:
+        for point in fit.points(cluster, most, plan):
+            found.append(point)
+            bar.update()
     if options.json:
         print(json.dumps([fit.as_dict(point) for point in found], indent=1))
         return 0

@@ -1,69 +1,56 @@
-"""How far long work is: a bar on a terminal, a plain line now and then where the output is a file."""
+"""How far a command is, with rate and time left: a bar on a terminal, a plain line now and then in a file.
+
+It goes to stderr, so that what a command prints for other programs stays clean. Short work shows nothing.
+"""
 
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
-from typing import Protocol, TextIO
+from collections.abc import Collection, Iterator
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-_QUIET_SECONDS = 2.0
-"""What is done sooner shows nothing on a terminal."""
-_LINE_SECONDS = 30.0
+T = TypeVar("T")
+_SILENT_S = 2.0
+"""Work that takes less says nothing."""
+_BETWEEN_LINES_S = 15.0
+"""In a file."""
 
 
-class Progress(Protocol):
-    """Is told what is done."""
-
-    def update(self, rows: int) -> object:
-        """So many more rows are done."""
-
-
-class Lines:
-    """Writes a line every half minute: done, of how many, the rate, the time left.
+def bar(what: str, unit: str, total: int | None = None, speaks: bool = True) -> Any:
+    """A tqdm to tell how much more is done (`update`), in a `with`.
 
     Args:
-        total: rows in all.
-        what: the work.
-        out: where lines go.
-        seconds: between two lines.
+        what: the work, in a word or two.
+        unit: what is counted, in the plural.
+        total: how many there are; None where nobody knows, and then there is no time left to show.
+        speaks: whether anything is shown: of several ranks one speaks.
     """
-
-    def __init__(self, total: int, what: str, out: TextIO, seconds: float = _LINE_SECONDS) -> None:
-        self._total, self._what, self._out, self._seconds = total, what, out, seconds
-        self._done = 0
-        self._started = self._said = time.monotonic()
-
-    def update(self, rows: int) -> None:
-        """So many more rows are done."""
-        self._done += rows
-        now = time.monotonic()
-        if now - self._said < self._seconds or not self._done:
-            return
-        self._said = now
-        rate = self._done / (now - self._started)
-        left = timedelta(seconds=round((self._total - self._done) / rate))
-        print(
-            f"{self._what}: {self._done:,} of {self._total:,} rows, {rate:,.0f} rows/s, {left} left",
-            file=self._out,
-            flush=True,
-        )
-
-
-class _Silent:
-    def update(self, rows: int) -> None:
-        """Nothing."""
-
-
-@contextmanager
-def progress(total: int, what: str, speaks: bool = True) -> Iterator[Progress]:
-    """Show progress on stderr; of several ranks one speaks."""
+    is_many = total is None or total >= 10_000
+    options = {"total": total, "desc": what, "unit": f" {unit}", "unit_scale": is_many, "delay": _SILENT_S}
     if not speaks:
-        yield _Silent()
-    elif sys.stderr.isatty():
-        with tqdm(total=total, desc=what, unit=" rows", unit_scale=True, delay=_QUIET_SECONDS) as bar:
-            yield bar
-    else:
-        yield Lines(total, what, sys.stderr)
+        return tqdm(disable=True)
+    if sys.stderr.isatty():
+        return tqdm(**options, leave=total is not None, dynamic_ncols=True)
+    counts = "{n_fmt} of {total_fmt}{unit}" if total is not None else "{n_fmt}{unit}"
+    left = ", {remaining} left" if total is not None else ""
+    form = "{desc}: " + counts + ", {rate_fmt}, {elapsed} so far" + left
+    return _Lines(**options, bar_format=form, mininterval=_BETWEEN_LINES_S, miniters=1, leave=False)
+
+
+def each(items: Collection[T], what: str, unit: str, speaks: bool = True) -> Iterator[T]:
+    """The items, while it is told how many of them are done."""
+    with bar(what, unit, len(items), speaks) as shown:
+        for item in items:
+            yield item
+            shown.update()
+
+
+class _Lines(tqdm):  # type: ignore[misc]
+    """A tqdm whose every state is a line of its own."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Write the state; not the empty one that clears a bar."""
+        if msg is None:
+            self.fp.write(f"{self}\n")
+            self.fp.flush()
+        return False

@@ -5,7 +5,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +18,7 @@ from dlrm_dist.config import Config, RunSection
 from dlrm_dist.errors import UserError
 from dlrm_dist.listeners import Line, Listener
 from dlrm_dist.planning.plan_file import PlanFile
+from dlrm_dist.runs import record, report, state
 from dlrm_dist.runtime import Session
 
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchx", "pyarrow", "numpy")
@@ -67,7 +68,7 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other runs out of the folder, and clear what a killed one left half written.
+        """Keep other runs out of the folder, clear what a killed one left half written, and report how this one ends.
 
         Raises:
             UserError: another run is using it.
@@ -75,7 +76,18 @@ class RunFolder:
         with _lock(self.path):
             for leftover in self.path.glob(".*.tmp"):
                 leftover.unlink()
-            yield
+            try:
+                with state.noted(self.path):
+                    yield
+            except BaseException:
+                with suppress(UserError):  # what ended the run shall be said, not that a full disk takes no report
+                    self._report()
+                raise
+            self._report()
+
+    def _report(self) -> None:
+        if record.is_run(self.path):
+            report.write([self.path], self.path / report.FILE)
 
     def start(self, config: Config, plan: PlanFile, session: Session) -> None:
         """Write what it takes to run it again."""
@@ -195,7 +207,7 @@ def describe(result: dict[str, Any]) -> str:
 
 def _lock(path: Path) -> FileLock:
     """The folder's lock, taken. The system drops it with its process, however that ends."""
-    lock = FileLock(path / ".lock")
+    lock = FileLock(path / state.LOCK)
     try:
         lock.acquire(timeout=_LOCK_SECONDS)
     except Timeout:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dlrm_dist import progress
 from dlrm_dist.checkpoint.folder import step_of
 from dlrm_dist.checkpoint.saved_run import SavedRun
 from dlrm_dist.data.loader import SplitReader
@@ -12,7 +13,6 @@ from dlrm_dist.data.schema import DatasetInfo
 from dlrm_dist.errors import RunFailedError
 from dlrm_dist.evaluate import evaluate
 from dlrm_dist.metrics import ClickMetrics
-from dlrm_dist.progress import progress
 from dlrm_dist.runtime import Session, session
 from dlrm_dist.trained import load_trained
 
@@ -51,7 +51,7 @@ def score(
 def _scores(saved: SavedRun, reader: SplitReader, checkpoints: Sequence[Path], here: Session) -> Iterator[Score]:
     config = saved.config
     trained = load_trained(replace(saved, checkpoint=checkpoints[0]), here)
-    with progress(reader.rows * len(checkpoints), "evaluate", here.is_main) as shown:
+    with progress.bar("evaluate", "rows", reader.rows * len(checkpoints), here.is_main) as shown:
         for path in checkpoints:
             if path != checkpoints[0]:
                 trained.load(path, here)

@@ -52,6 +52,8 @@ class ShardedTask:
     optimizer: CombinedOptimizer
     learning_rates: tuple[float, ...]
     """Full learning rate of each of the optimizer's parameter groups."""
+    full_rates: dict[str, float]
+    """The same by what they are for, `sparse` (the tables) and `dense`: a rank may hold no table."""
     has_caches: bool = False
     """Whether tables lie in host memory behind a cache on the GPU."""
 
@@ -59,6 +61,10 @@ class ShardedTask:
         """Set every learning rate, the fused ones too, to `factor` times its full value from the next step on."""
         for group, rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
             group["lr"] = rate * factor
+
+    def rates_at(self, factor: float) -> dict[str, float]:
+        """The learning rates when they are scaled so."""
+        return {f"lr_{kind}": rate * factor for kind, rate in self.full_rates.items()}
 
 
 class _ClippedOptimizer(CombinedOptimizer):  # type: ignore[misc]
@@ -118,7 +124,9 @@ def shard(
     _normalise_over_ranks(model)
     _init_tables(model, configs, seed)
     optimizer = _combine(model, optimizers)
-    return ShardedTask(model, optimizer, tuple(group["lr"] for group in optimizer.param_groups), bool(cached))
+    rates = tuple(group["lr"] for group in optimizer.param_groups)
+    full_rates = {"sparse": optimizers.fused()[1]["lr"], "dense": optimizers.dense()[1]["lr"]}
+    return ShardedTask(model, optimizer, rates, full_rates, bool(cached))
 
 
 def _normalise_over_ranks(model: nn.Module) -> None:

@@ -41,6 +41,7 @@ from dlrm_dist.runtime import (
 )
 from dlrm_dist.shard import ShardedTask, shard
 from dlrm_dist.step_split import StepSplit
+from dlrm_dist.tensorboard import TensorBoard
 
 _RUN = "run"
 """Under which the first try notes the run's name for those that follow."""
@@ -102,7 +103,7 @@ def main(config: Config) -> dict[str, Any]:
 
 def _listeners(folder: RunFolder) -> list[Listener]:
     """Who is told of the run's progress, on global rank 0."""
-    return [MetricsFile(folder), Console()]
+    return [MetricsFile(folder), TensorBoard(folder.path), Console()]
 
 
 def _best_reachable(info: DatasetInfo, split: str) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """What differs between two checkpoints, tensor by tensor."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 
+from dlrm_dist import progress
 from dlrm_dist.checkpoint.source import Source
 from dlrm_dist.checkpoint.state import OPTIMIZER
 
@@ -32,10 +33,10 @@ def comparable(a: Source, b: Source) -> list[str]:
     return sorted(key for key in a.sizes.keys() | b.sizes.keys() if both_have or not key.startswith(OPTIMIZER))
 
 
-def compare(a: Source, b: Source, keys: Iterable[str], tolerance: float) -> list[Difference]:
+def compare(a: Source, b: Source, keys: Collection[str], tolerance: float) -> list[Difference]:
     """The tensors that differ by more than `tolerance`; memory for one tensor of each side."""
     found = []
-    for key in keys:
+    for key in progress.each(keys, "diff", "tensors"):
         if key not in a.sizes or key not in b.sizes:
             found.append(Difference(key, f"missing in {'A' if key not in a.sizes else 'B'}"))
         elif a.sizes[key] != b.sizes[key]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dlrm_dist import progress
 from dlrm_dist.errors import UserError
 from dlrm_dist.monitor import Standing
 
@@ -191,7 +192,8 @@ def damage_of(path: Path, part: int = 0, parts: int = 1) -> str | None:
     for name in facts.sha256:
         if not (path / name).is_file():
             return f"file {name} is missing"
-    for name, expected in list(facts.sha256.items())[part::parts]:
+    mine = list(facts.sha256.items())[part::parts]
+    for name, expected in progress.each(mine, "check", "files", speaks=part == 0):
         if checksum(path / name) != expected:
             return f"file {name} is damaged"
     return None

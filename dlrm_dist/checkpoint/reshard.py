@@ -14,8 +14,8 @@ from torch.distributed.checkpoint.filesystem import _StoragePrefix
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
-from tqdm import tqdm
 
+from dlrm_dist import progress
 from dlrm_dist.checkpoint import folder
 from dlrm_dist.checkpoint.source import Sharded
 from dlrm_dist.checkpoint.state import COLUMN_MOMENTS
@@ -69,7 +69,7 @@ def _refuse_managed(source: Sharded, plan: PlanFile) -> None:
 def _write(source: Sharded, blocks: dict[str, list[Block]], writer: Writer) -> None:
     plans: list[SavePlan] = []
     results: list[WriteResult] = []
-    for number, (key, parts) in enumerate(tqdm(blocks.items(), unit="tensor", disable=None)):
+    for number, (key, parts) in enumerate(progress.each(blocks.items(), "reshard", "tensors")):
         value = source.read(key)
         for rank in sorted({rank for rank, _, _ in parts}):
             items = [_item(key, value, offsets, sizes) for owner, offsets, sizes in parts if owner == rank]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
+from dlrm_dist import progress
 from dlrm_dist.checkpoint.folder import CONFIG
 from dlrm_dist.checkpoint.source import INDEX, Sharded, vocabulary_folder
 from dlrm_dist.checkpoint.state import MODEL
@@ -51,7 +51,7 @@ def _write(source: Sharded, keys: list[str], folder: Path) -> None:
     rest: dict[str, Tensor] = {key: source.read(key) for key in keys if _TABLES not in key}
     files = dict.fromkeys(rest, "dense.safetensors")
     save_file(rest, folder / "dense.safetensors")
-    for number, key in enumerate(tqdm(tables, unit="table", disable=None)):
+    for number, key in enumerate(progress.each(tables, "unshard", "tables")):
         files[key] = f"table-{number + 1:05d}-of-{len(tables):05d}.safetensors"
         save_file({key: source.read(key)}, folder / files[key])
     total = sum((folder / name).stat().st_size for name in set(files.values()))

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
+from dlrm_dist import progress
 from dlrm_dist.data import missing
 from dlrm_dist.data.id_counts import count_ids
 from dlrm_dist.data.schema import Category, DatasetInfo, read_info
@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, Any]:
         name: {"rows": split.rows, "clicks": split.clicks, "label_rate": split.clicks / max(1, split.rows)}
         for name, split in info.splits.items()
     }
-    columns = tqdm([*info.dense, *info.categories], desc="inspect", unit=" columns", disable=None)
+    columns: Iterator[str | Category] = progress.each([*info.dense, *info.categories], "inspect", "columns")
     dense, categories = {}, {}
     for column in columns:
         if isinstance(column, Category):

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from tqdm import tqdm
 
+from dlrm_dist import progress
 from dlrm_dist.data import files, formats, spool
 from dlrm_dist.data.coding import Coding, ids_file
 from dlrm_dist.data.files import File
@@ -158,8 +158,7 @@ class _Preparation:
         return (self._options.memory - _BASE) // self._workers(each)
 
     def _progress(self, what: str) -> Any:
-        total = sum(self._splits.values())
-        return tqdm(total=total, desc=f"prepare: {what}", unit=" rows", unit_scale=True, disable=None)
+        return progress.bar(f"prepare: {what}", "rows", sum(self._splits.values()))
 
     # Reading: the log into the spool
 
@@ -260,8 +259,8 @@ class _Preparation:
             return {}
         budget = self._share(_COLUMN) // _TABLES
         coding = Coding(rows, self._work, self._options.vocabulary, self._buckets, budget)
-        bar = tqdm(total=len(columns), desc="prepare: code", unit=" columns", disable=None)
-        with bar, ThreadPoolExecutor(self._workers(_COLUMN)) as pool:
+        shown = progress.bar("prepare: code", "columns", len(columns))
+        with shown as bar, ThreadPoolExecutor(self._workers(_COLUMN)) as pool:
             sizes = {}
             for column, size in zip(columns, pool.map(coding.code, columns), strict=True):
                 sizes[column.name] = size

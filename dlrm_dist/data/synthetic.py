@@ -25,8 +25,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
-from tqdm import tqdm
 
+from dlrm_dist import progress
 from dlrm_dist.data.law import CATEGORIES, IntArray, Law
 from dlrm_dist.errors import UserError
 
@@ -229,13 +229,13 @@ def write_clicks(
 
     with (
         _replacing(out) as file,
-        tqdm(total=rows, unit="rows", unit_scale=True, disable=None) as progress,
+        progress.bar("synth", "rows", rows) as bar,
         ThreadPoolExecutor(_THREADS) as pool,
     ):
         for drawn, text in _ahead(pool, chunk, range(0, rows, CHUNK_ROWS)):
             auc.add(drawn.logits, drawn.labels)
             file.write(text)
-            progress.update(len(drawn.labels))
+            bar.update(len(drawn.labels))
     return Planted(rows, seed, effects_seed, auc.click_rate(), auc.value())
 
 

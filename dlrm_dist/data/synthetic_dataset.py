@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
+from dlrm_dist import progress
 from dlrm_dist.data.schema import GROUP_ROWS, LABEL, LANES, Category, DatasetInfo
 from dlrm_dist.data.splits import split_lines
 from dlrm_dist.data.synthetic import CATEGORIES, INTEGERS, Auc, Law, PlantedModel, check_seeds
@@ -63,7 +63,7 @@ def write_dataset(
     with (
         work_folder(out, None) as work,
         ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool,
-        tqdm(total=rows, desc="synth", unit=" rows", unit_scale=True, disable=None) as bar,
+        progress.bar("synth", "rows", rows) as bar,
     ):
         for place, (name, size) in enumerate(splits.items()):
             drawing = _Drawing(model, [seed, 3, place])

@@ -6,10 +6,11 @@ Runs on one process, without the devices it plans for; the same inputs give the 
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from torch import nn
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
@@ -29,7 +30,7 @@ from torchrec.distributed.planner.types import (
 )
 from torchrec.distributed.types import ModuleSharder, ShardingType
 
-from dlrm_dist import __version__
+from dlrm_dist import __version__, progress
 from dlrm_dist.errors import NothingFitsError, UserError
 from dlrm_dist.planning import alternatives, estimates, torchrec_plan
 from dlrm_dist.planning.cluster import GIB, Cluster
@@ -82,12 +83,12 @@ def make_plan(subject: Subject, cluster: Cluster, request: Request) -> PlanFile:
         chosen.extend(options)
         return options
 
-    with _quiet_libraries():
+    with _quiet_libraries(), progress.bar(f"plan for {cluster.world_size} ranks", "placements") as bar:
         planner = EmbeddingShardingPlanner(
             topology=topology,
             batch_size=per_rank_batch_size,
             enumerator=enumerator,
-            partitioner=_Partitioner(_fixed_ranks(subject.tables, request.rules)),
+            partitioner=_Partitioner(_fixed_ranks(subject.tables, request.rules), bar.update),
             storage_reservation=FixedPercentageStorageReservation(percentage=0.0),  # the cluster's memory has it
             constraints=limits,
             stats=[],
@@ -158,12 +159,14 @@ class _Enumerator(EmbeddingEnumerator):  # type: ignore[misc]
 class _Partitioner(GreedyPerfPartitioner):  # type: ignore[misc]
     """TorchRec's greedy partitioner, after the tables whose ranks are fixed have been put there."""
 
-    def __init__(self, fixed: dict[str, tuple[int, ...]]) -> None:
+    def __init__(self, fixed: dict[str, tuple[int, ...]], tell: Callable[[], Any]) -> None:
+        """Take the fixed ranks by table, and who is told of each proposal."""
         super().__init__()
-        self._fixed = fixed
+        self._fixed, self._tell = fixed, tell
 
     def partition(self, proposal: list[ShardingOption], storage_constraint: Topology) -> list[ShardingOption]:
         """A rank for each shard of the proposal."""
+        self._tell()
         fixed = [option for option in proposal if option.name in self._fixed]
         if not fixed:
             return super().partition(proposal, storage_constraint)

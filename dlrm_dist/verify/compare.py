@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlrm_dist import progress
 from dlrm_dist.config import ModelSection
 from dlrm_dist.models.shape import ModelShape
 from dlrm_dist.runtime import quiet_libraries
@@ -67,7 +68,8 @@ def compare(cases: Sequence[Case], model: ModelSection, shape: ModelShape, slowe
     for layout in dict.fromkeys(case.layout for case in cases):
         mine = [case for case in cases if case.layout == layout]
         jobs = {case.name: _job(case, model, shape) for case in mine if not case.refused()}
-        found = _run(layout, list(jobs.values()))
+        with progress.bar(f"verify on {layout} ranks", "cases", len(jobs)) as bar:
+            found = _run(layout, list(jobs.values()), bar)
         for case in mine:
             if case.refused():
                 yield Result(case, None, None, None, None, case.tolerance, f"refused: {case.refused()}")
@@ -93,7 +95,8 @@ def _job(case: Case, model: ModelSection, shape: ModelShape) -> worker.Job:
     )
 
 
-def _run(layout: Layout, jobs: list[worker.Job]) -> dict[str, Any]:
+def _run(layout: Layout, jobs: list[worker.Job], bar: Any) -> dict[str, Any]:
+    """What the jobs leave behind, by name; the bar shows how many are done."""
     with tempfile.TemporaryDirectory() as folder:
         cases, out = Path(folder, "cases.json"), Path(folder, "out.pt")
         cases.write_text(worker.Jobs(jobs=jobs).model_dump_json())
@@ -105,6 +108,7 @@ def _run(layout: Layout, jobs: list[worker.Job]) -> dict[str, Any]:
             str(out),
             timeout=seconds,
             local_world_size=layout.ranks_per_host,
+            meanwhile=lambda: bar.update(worker.number_done(str(out)) - bar.n),
         )
         found: dict[str, Any] = torch.load(out, weights_only=True)
     return found

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from dlrm_dist.local_ranks import environments, wait
@@ -12,7 +13,14 @@ class RanksFailedError(Exception):
     """A rank failed or did not end in time; the message has the tail of what each wrote."""
 
 
-def run_ranks(program: Path, world_size: int, *arguments: str, timeout: float = 120, local_world_size: int = 0) -> None:
+def run_ranks(
+    program: Path,
+    world_size: int,
+    *arguments: str,
+    timeout: float = 120,
+    local_world_size: int = 0,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
     """Run `program` with `arguments` on `world_size` ranks over loopback.
 
     Args:
@@ -21,6 +29,7 @@ def run_ranks(program: Path, world_size: int, *arguments: str, timeout: float = 
         arguments: of the program.
         timeout: seconds for all of it.
         local_world_size: ranks of each simulated host; all ranks when not given.
+        meanwhile: called now and then while they run.
 
     Raises:
         RanksFailedError: a rank failed, or they did not end in time.
@@ -33,7 +42,7 @@ def run_ranks(program: Path, world_size: int, *arguments: str, timeout: float = 
                 processes.append(
                     subprocess.Popen([sys.executable, str(program), *arguments], env=env, stdout=file, stderr=file)
                 )
-        codes = ["killed" if code is None else code for code in wait(processes, timeout)]
+        codes = ["killed" if code is None else code for code in wait(processes, timeout, meanwhile)]
         tails = "\n".join(
             f"--- rank {rank}: {code}\n{log.read_text()[-3000:]}"
             for rank, (code, log) in enumerate(zip(codes, logs, strict=True))

@@ -86,12 +86,27 @@ def run(job: Job, here: Session) -> dict[str, Any]:
     return {"initial": initial, "final": whole(sharded.model.state_dict()), "moments": whole(moments)}
 
 
+_DONE = ".done"
+"""Ends the name of a file beside the results, which has a byte for each case that is done."""
+
+
+def number_done(out: str) -> int:
+    """How many cases a worker has done whose results are going to be in `out`."""
+    path = Path(out + _DONE)
+    return path.stat().st_size if path.exists() else 0
+
+
 def main(jobs_file: str, out: str) -> None:
     """Run all cases; global rank 0 writes the results."""
     warnings.simplefilter("ignore", FutureWarning)
     jobs = Jobs.model_validate_json(Path(jobs_file).read_text()).jobs
     with session(RuntimeSection(device="cpu", timeout_s=60, threads=1)) as here:
-        results = {job.name: run(job, here) for job in jobs}
+        results = {}
+        for job in jobs:
+            results[job.name] = run(job, here)
+            if here.is_main:
+                with Path(out + _DONE).open("ab") as done:
+                    done.write(b".")
         if here.is_main:
             torch.save(results, out)
 

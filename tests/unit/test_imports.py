@@ -7,15 +7,16 @@ from tests.helpers import ROOT
 
 LAYERS = [
     {"errors", "interruption"},
-    {"config"},
+    {"config", "pages", "progress"},
     {"data"},
     {"models"},
-    {"optim", "learning_rate", "monitor", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks", "progress"},
+    {"optim", "learning_rate", "monitor", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks"},
     {"runtime"},
     {"ranking"},
     {"metrics"},
     {"planning"},
-    {"shard", "evaluate", "runfolder", "out_of_memory", "step_split"},
+    {"runs"},
+    {"shard", "evaluate", "runfolder", "tensorboard", "out_of_memory", "step_split"},
     {"pipeline"},
     {"checkpoint"},
     {"epochs"},
@@ -24,7 +25,7 @@ LAYERS = [
     {"train"},
     {"trained"},
     {"scoring", "verify"},
-    {"plan_verbs", "evaluate_verb", "verify_verb", "checkpoint_verbs"},
+    {"plan_verbs", "evaluate_verb", "verify_verb", "checkpoint_verbs", "runs_verbs"},
     {"inspect_verb"},
     {"cli"},
 ]
@@ -138,6 +139,7 @@ def test_commands_about_data_and_plans_start_without_torch():
         "planning.page",
         "planning.check",
         "checkpoint.saved_run",
+        "runs.report",
     ]
     for start in (f"dlrm_dist.{name}" for name in starts):
         seen, waiting = set(), [start]

@@ -1,63 +1,65 @@
-"""Plain lines of progress, and ranks that a verb starts."""
-
 import io
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
-from dlrm_dist import local_ranks, progress
-from tests.helpers import ROOT
+from dlrm_dist import progress
 
 
-def test_lines_say_rate_and_time_left(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    out = io.StringIO()
-    lines = progress.Lines(10_000, "evaluate", out, seconds=30)
-    for _ in range(7):
-        now[0] += 10
-        lines.update(1000)
-    assert out.getvalue().splitlines() == [
-        "evaluate: 3,000 of 10,000 rows, 100 rows/s, 0:01:10 left",
-        "evaluate: 6,000 of 10,000 rows, 100 rows/s, 0:00:40 left",
-    ]
+class Stderr(io.StringIO):
+    """A file, or a terminal."""
+
+    is_terminal = False
+
+    def isatty(self):
+        return self.is_terminal
 
 
-def test_what_is_done_soon_says_nothing(capsys):
-    with progress.progress(10, "evaluate") as shown:
-        shown.update(10)
-    with progress.progress(10, "evaluate", speaks=False) as shown:
-        shown.update(10)
-    assert capsys.readouterr() == ("", "")
+@pytest.fixture
+def at_once(monkeypatch):
+    """Progress of work of any length, without waiting for it."""
+    monkeypatch.setattr(progress, "_SILENT_S", 1e-9)
+    monkeypatch.setattr(progress, "_BETWEEN_LINES_S", 0.0)
 
 
-def test_the_code_of_the_rank_that_failed(monkeypatch):
-    command = [sys.executable, "-c", "import os, time; time.sleep(30) if os.environ['RANK'] == '0' else os._exit(3)"]
-    start = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda _command, **options: start(command, **options))
-    assert local_ranks.run_verb([], 2) == 3
+def shown(monkeypatch, work, is_terminal=False):
+    """What some work writes to stderr; not in a fixture, for pytest puts a stderr of its own before the test."""
+    found = Stderr()
+    found.is_terminal = is_terminal
+    monkeypatch.setattr("sys.stderr", found)
+    work()
+    return found.getvalue()
 
 
-def test_ranks_end_with_the_verb(tmp_path):
-    """Terminated, it leaves none behind."""
-    rank = f"import os, pathlib, time; pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch(); time.sleep(60)"
-    program = (
-        "import subprocess, sys; from dlrm_dist import local_ranks; start = subprocess.Popen\n"
-        f"subprocess.Popen = lambda words, **options: start([sys.executable, '-c', {rank!r}], **options)\n"
-        "local_ranks.run_verb([], 2)"
-    )
-    verb = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
-    end = time.monotonic() + 20
-    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < end:
-        time.sleep(0.05)
-    ranks = [int(path.name) for path in tmp_path.iterdir() if re.fullmatch("[0-9]+", path.name)]
-    verb.send_signal(signal.SIGTERM)
-    assert verb.wait(10) == 128 + signal.SIGTERM and len(ranks) == 2
-    for each in ranks:
-        with pytest.raises(ProcessLookupError):
-            os.kill(each, 0)
+def three():
+    assert list(progress.each(range(3), "work", "files")) == [0, 1, 2]
+
+
+def test_a_file_gets_whole_lines_with_rate_and_time_left(at_once, monkeypatch, capsys):
+    text = shown(monkeypatch, three)
+    lines = text.splitlines()
+    assert len(lines) == 3 and "\r" not in text
+    assert lines[0].startswith("work: 1 of 3 files, ") and lines[0].endswith(" left")
+    assert "files/s" in lines[1]
+    assert capsys.readouterr().out == ""
+
+
+def test_without_a_total_there_is_no_time_left(at_once, monkeypatch):
+    def work():
+        with progress.bar("work", "placements") as bar:
+            bar.update()
+
+    text = shown(monkeypatch, work)
+    assert text.startswith("work: 1.00 placements, ") and "left" not in text
+
+
+def test_a_terminal_gets_a_bar(at_once, monkeypatch):
+    text = shown(monkeypatch, three, is_terminal=True)
+    assert "\r" in text and "files/s" in text
+
+
+def test_one_rank_speaks(at_once, monkeypatch):
+    assert shown(monkeypatch, lambda: list(progress.each(range(3), "work", "files", speaks=False))) == ""
+
+
+def test_short_work_says_nothing(monkeypatch):
+    assert shown(monkeypatch, three) == shown(monkeypatch, three, is_terminal=True) == ""

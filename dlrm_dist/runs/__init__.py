@@ -1,0 +1,1 @@
+"""Runs as their folders tell of them: how they stand, what they measured, reports. Nothing here needs PyTorch."""
