@@ -76,7 +76,7 @@ class Kaggle:
         if good != rows:
             raise ValueError(f"{good} good rows in {rows} lines")
         categories = [_nullable(values[i], missing[i]) for i in range(len(CATEGORIES))]
-        columns = [pa.array(label), *self.features(integers, empty, categories)]
+        columns = [pa.array(label), *self.features([*integers], [*empty], categories)]
         return pa.table(columns, names=[LABEL, *DENSE, *self.categories])
 
     def features(

@@ -125,4 +125,3 @@ def replace_collections(model: nn.Module, features: Sequence[str], precision: Pr
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, made[name])
     return made
-

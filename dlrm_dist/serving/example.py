@@ -30,7 +30,7 @@ def write_example(scorer: Scorer, folder: Path) -> None:
 
 
 def _rows(transform: Transform, folder: Path) -> list[dict[str, Any]]:
-    """Rows with values; in formats other than Criteo's, whose values may be texts that are kept as numbers, of numbers."""
+    """Rows with values; those of other formats than Criteo's, whose values may be known by a hash alone, of numbers."""
     names = kaggle.DENSE if transform.options.format in CRITEO else transform.info.dense
     rows: list[dict[str, Any]] = [dict.fromkeys(names, number) for number in range(1, _VALUES + 1)]
     if transform.options.format in CRITEO:

@@ -31,9 +31,7 @@ CHECKED_ROWS = 1 << 15
 """Real rows that an export is compared over; their own rows of the tables are held in fp32 for it."""
 
 
-def export(
-    saved: SavedRun, data: Path, split: str, out: Path, precision: Precision, form: program.Format
-) -> Bundle:
+def export(saved: SavedRun, data: Path, split: str, out: Path, precision: Precision, form: program.Format) -> Bundle:
     """Write an export: all of it, or nothing. One process; memory for the tables in `precision`, and one more in fp32.
 
     Args:
@@ -45,7 +43,7 @@ def export(
         form: of the program.
 
     Raises:
-        UserError: `out` exists or cannot be written; the dataset, the checkpoint or the model cannot be used; no compiler.
+        UserError: `out` exists or cannot be written; dataset, checkpoint or model cannot be used; no compiler.
         DiffersError: its probabilities differ from the trained model's by more than is allowed.
     """
     if out.exists() or out.is_symlink():

@@ -103,8 +103,8 @@ def write(module: Probabilities, example: Inputs, form: Format, path: Path) -> N
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))
         except Exception as error:  # the compiler's own errors have no common base
             raise UserError(
-                f"--format aoti: the program cannot be compiled here: {first_line(error)}; it wants a C++ compiler with "
-                "OpenMP and its headers (Debian: g++; Fedora: gcc-c++); --format pt2 needs none"
+                f"--format aoti: the program cannot be compiled here: {first_line(error)}; it wants a C++ compiler "
+                "with OpenMP and its headers (Debian: g++; Fedora: gcc-c++); --format pt2 needs none"
             ) from None
 
 
@@ -124,4 +124,3 @@ def _register_classes() -> None:
     from torchrec.pt2.utils import register_fake_classes
 
     register_fake_classes()
-

@@ -1,4 +1,4 @@
-"""The trained model over some rows, to compare an export with: plain PyTorch in fp32, of each table only those rows' own.
+"""The trained model over some rows, to compare an export with: plain PyTorch in fp32, of each table what they look up.
 
 It shares neither the lookup nor the arithmetic of an export, and takes no more memory than its rows' ids need.
 """
@@ -30,7 +30,8 @@ class Reference:
         for collection in collections_of(model).values():
             for table in collection.embedding_bag_configs():
                 ids = [self._ids(each, feature) for each in inputs for feature in table.feature_names]
-                self._used |= dict.fromkeys(table.feature_names, torch.cat(ids).unique())
+                used = torch.cat(ids).unique()
+                self._used |= {name: used for name in table.feature_names}
 
     def take(self, table: Table) -> None:
         """Keep a table's rows that are looked up."""

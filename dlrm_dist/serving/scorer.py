@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +22,13 @@ from dlrm_dist.serving.weights import build_unsharded, open_weights, tables
 
 BATCH_ROWS = 4096
 """Rows that are scored at a time: as quick as larger batches, and the ids and vectors of a batch stay small."""
-Rows = RawRow | Sequence[RawRow] | pa.Table | pa.RecordBatch | str | Path
+Rows: TypeAlias = RawRow | Sequence[RawRow] | pa.Table | pa.RecordBatch | str | Path
 """A row as a dict, several, a table, or a Parquet file."""
 Scores = npt.NDArray[np.float32]
 
 
 class Scorer:
-    """A program with what its inputs are made by: the transform and the vocabularies in a run's, or an export's, folder.
+    """A program with what its inputs are made by: transform and vocabularies, in the folder of a run or an export.
 
     Args:
         saved: the run, or the export.
@@ -72,9 +73,13 @@ class Scorer:
             try:
                 return pq.read_table(rows)
             except (OSError, ValueError) as error:  # pyarrow's own errors derive from these two
-                raise UserError(f"{rows}: cannot be read: {str(error).splitlines()[0]}; give readable Parquet") from None
+                raise UserError(
+                    f"{rows}: cannot be read: {str(error).splitlines()[0]}; give readable Parquet"
+                ) from None
         if prepared:
-            raise UserError("prepared rows come as an Arrow table or a Parquet file, whose columns have types; give one")
+            raise UserError(
+                "prepared rows come as an Arrow table or a Parquet file, whose columns have types; give one"
+            )
         return table_of([rows] if isinstance(rows, Mapping) else rows, self.transform)
 
     def score(self, table: pa.Table) -> Scores:

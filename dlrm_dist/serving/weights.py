@@ -60,11 +60,15 @@ def _check_size(source: Source, name: str, value: Tensor) -> None:
     found = source.sizes.get(_TASK + name)
     if found != tuple(value.shape):
         what = "is missing" if found is None else f"has size {list(found)}"
-        raise UserError(f"{source.path}: {name} {what}, the run's config wants {list(value.shape)}; use the run it is of")
+        raise UserError(
+            f"{source.path}: {name} {what}, the run's config wants {list(value.shape)}; use the run it is of"
+        )
 
 
 def tables(model: nn.Module, source: Source) -> Iterator[Table]:
     """The tables of a model whose collections are still there, each read whole when it is asked for."""
-    names = [(path, table.name) for path, each in collections_of(model).items() for table in each.embedding_bag_configs()]
+    names = [
+        (path, table.name) for path, each in collections_of(model).items() for table in each.embedding_bag_configs()
+    ]
     for path, name in tqdm(names, desc="tables", unit="table", disable=None, leave=False):
         yield Table(path, name, source.read(f"{_TASK}{path}.embedding_bags.{name}.weight"))
