@@ -48,6 +48,7 @@ def build_unsharded(saved: SavedRun, source: Source) -> nn.Module:
     shape = dataset_shape(saved.info, config.model, config.data.expand_multi_hot)
     features = [(feature.name, feature.rows) for feature in shape.features]
     model: nn.Module = build_model(config.model, shape.num_dense, features, config.train.seed, torch.device("cpu"))
+    collections_of(model)  # refuses what cannot be scored, before its tensors are looked for
     with torch.no_grad():
         for name, value in model.state_dict().items():
             _check_size(source, name, value)
