@@ -24,7 +24,7 @@ from dlrm_dist.data.synthetic import write_clicks
 from dlrm_dist.serving.scorer import Scorer, scorer_of_run
 
 BATCHES = (1, 64, 4096)
-_LONGEST_S = 5.0
+_LONGEST_S = 1.5
 """A way of a batch is called for so long at most, for fewer calls then."""
 
 

@@ -56,7 +56,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _scored(options: argparse.Namespace, keep: tuple[str, ...]) -> "tuple[Scorer, RowFiles]":
-    """What scores, and the rows, which are looked at before any table is read."""
+    """What scores, and the rows, which are looked at before a run's tables are read."""
     from dlrm_dist.checkpoint import saved_run
     from dlrm_dist.data.schema import read_info
     from dlrm_dist.data.transform import Transform
@@ -67,7 +67,8 @@ def _scored(options: argparse.Namespace, keep: tuple[str, ...]) -> "tuple[Scorer
     exported = bundle.is_export(options.trained)
     if exported and options.checkpoint != "newest":
         raise UserError(f"--checkpoint {options.checkpoint}: an export is of one checkpoint; leave it out")
-    saved = bundle.saved_of(options.trained) if exported else saved_run.find(options.trained, options.checkpoint)
+    predictor = Predictor(options.trained) if exported else None
+    saved = predictor.saved if predictor else saved_run.find(options.trained, options.checkpoint)
     if options.format == _PREPARED:
         folder = Path(options.rows)
         info = read_info(folder)
@@ -75,7 +76,7 @@ def _scored(options: argparse.Namespace, keep: tuple[str, ...]) -> "tuple[Scorer
         files = row_files.prepared_rows(folder, info, options.split or saved.config.eval.split, keep)
     else:
         files = row_files.raw_rows_of(options.rows, options.format, Transform(saved.path, saved.info), keep)
-    return Predictor(options.trained) if exported else scorer_of_run(saved), files
+    return predictor or scorer_of_run(saved), files
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
