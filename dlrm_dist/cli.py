@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dlrm_dist import checkpoint_verbs, evaluate_verb, inspect_verb, local_ranks, plan_verbs, runs_verbs, verify_verb
+from dlrm_dist import (
+    checkpoint_verbs,
+    evaluate_verb,
+    inspect_verb,
+    local_ranks,
+    plan_verbs,
+    runs_verbs,
+    serving_verbs,
+    verify_verb,
+)
 from dlrm_dist.errors import RankError, RunFailedError, UserError
 
 if TYPE_CHECKING:
@@ -86,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect_verb.add_inspect(verbs.add_parser("inspect", help="what is in a dataset or a checkpoint"))
     checkpoint_verbs.add_verbs(verbs.add_parser("checkpoint", help="reshard, unshard and compare checkpoints, offline"))
     evaluate_verb.add_evaluate(verbs.add_parser("evaluate", help="score a trained run on a dataset"))
+    serving_verbs.add_predict(verbs.add_parser("predict", help="a trained run's probability for each row"))
+    serving_verbs.add_export(verbs.add_parser("export", help="make a folder that scores without the run"))
     verify_verb.add_verify(verbs.add_parser("verify", help="sharded against unsharded training, on this machine"))
     runs_verbs.add_runs(verbs.add_parser("runs", help="the runs in a folder, as a table"))
     runs_verbs.add_report(verbs.add_parser("report", help="a page about a run, or about several side by side"))

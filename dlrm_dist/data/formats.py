@@ -19,9 +19,15 @@ class Opened(NamedTuple):
 
 
 def open_sources(
-    files: dict[str, list[File]], options: PrepareOptions, schema: parquet.ParquetSchema | None, pool: Executor
+    files: dict[str, list[File]],
+    options: PrepareOptions,
+    schema: parquet.ParquetSchema | None,
+    pool: Executor,
+    labelled: bool = True,
 ) -> Opened:
     """The sources in the files of each split, whose rows are counted here; `schema` is for format parquet.
+
+    Rows that are not `labelled` are read in Criteo's formats.
 
     Raises:
         UserError: a file cannot be read, is empty or does not belong to the format.
@@ -32,7 +38,7 @@ def open_sources(
         return Opened(triples, npy.columns_of(every, options.ids, options.hash_rows, options.min_count, options.raw))
     if options.format == "parquet":
         return _open_parquet(files, options, schema)
-    form = slot.Slot() if options.format == "slot" else Kaggle(options.dense, options.bins)
+    form = slot.Slot() if options.format == "slot" else Kaggle(options.dense, options.bins, labelled)
     sources = {
         name: [
             text.TextSource(file, form, options.on_bad_row, counted)

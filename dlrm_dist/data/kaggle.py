@@ -7,6 +7,7 @@ two thirds of all the work of preparing. It only says which line is bad; `Kaggle
 import re
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -43,10 +44,14 @@ _DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = _DIGITS[np.frombuffer(b"
 
 @dataclass(frozen=True)
 class Kaggle:
-    """The format; `dense` transforms the integers, and with `bins` each is a category too."""
+    """The format; `dense` transforms the integers, and with `bins` each is a category too.
+
+    Lines that are not `labelled`, as those of the challenge's test.txt, get the label 0.
+    """
 
     dense: Dense = "log1p"
     bins: bool = False
+    labelled: bool = True
     name: ClassVar[str] = "kaggle"
     any_row: ClassVar[bytes] = b"0" + b"\t" * 39 + b"\n"
 
@@ -61,6 +66,8 @@ class Kaggle:
         Raises:
             ValueError: a line is bad.
         """
+        if not self.labelled:
+            text = b"0\t" + text.removesuffix(b"\n").replace(b"\n", b"\n0\t")
         label, values = np.empty(rows, np.uint8), np.empty((len(CATEGORIES), rows), np.uint32)
         integers = _scratch("integers", len(DENSE), rows, np.int64)
         empty = _scratch("empty", len(DENSE), rows, np.bool_)
@@ -68,24 +75,38 @@ class Kaggle:
         good = _read_rows(np.frombuffer(text, np.uint8), _DIGITS, label, integers, empty, values, missing)
         if good != rows:
             raise ValueError(f"{good} good rows in {rows} lines")
-        columns = [pa.array(label)]
-        columns += [pa.array(_scaled(name, integers[i], empty[i], self.dense)) for i, name in enumerate(DENSE)]
-        columns += [_nullable(values[i], missing[i]) for i in range(len(CATEGORIES))]
-        if self.bins:
-            columns += [_nullable(_bins(integers[i]), empty[i]) for i in range(len(DENSE))]
+        categories = [_nullable(values[i], missing[i]) for i in range(len(CATEGORIES))]
+        columns = [pa.array(label), *self.features([*integers], [*empty], categories)]
         return pa.table(columns, names=[LABEL, *DENSE, *self.categories])
+
+    def features(
+        self,
+        integers: Sequence[npt.NDArray[np.int64]],
+        empty: Sequence[npt.NDArray[np.bool_]],
+        categories: Sequence[pa.Array],
+    ) -> list[pa.Array]:
+        """The features of n rows, in the order of the columns.
+
+        Args:
+            integers: int64 [13][n], 0 where a field is empty.
+            empty: bool [13][n].
+            categories: uint32 [26][n], null where missing.
+        """
+        dense = [pa.array(_scaled(name, integers[i], empty[i], self.dense)) for i, name in enumerate(DENSE)]
+        bins = [_nullable(_bins(integers[i]), empty[i]) for i in range(len(DENSE))] if self.bins else []
+        return [*dense, *categories, *bins]
 
     def fault(self, line: bytes) -> str | None:
         """What is wrong with a line (without its end); None: nothing."""
         fields = line.split(b"\t")
-        if len(fields) != len(FIELDS):
-            return (
-                f"{len(fields)} columns; allowed: {len(FIELDS)}, separated by tabs (label, 13 integers, "
-                "26 categories; a log without labels cannot be prepared)"
-            )
+        wanted = FIELDS if self.labelled else FIELDS[1:]
+        if len(fields) != len(wanted):
+            parts = "label, 13 integers, 26 categories; a log without labels cannot be prepared"
+            parts = parts if self.labelled else "13 integers, 26 categories"
+            return f"{len(fields)} columns; allowed: {len(wanted)}, separated by tabs ({parts})"
         if _is_header(fields):
             return "a header line; allowed: rows alone, or on_bad_row skip, which leaves it out"
-        for position, (field, (name, pattern, what, allowed)) in enumerate(zip(fields, FIELDS, strict=True), 1):
+        for position, (field, (name, pattern, what, allowed)) in enumerate(zip(fields, wanted, strict=True), 1):
             if not pattern.fullmatch(field):
                 ending = {1: "st", 2: "nd", 3: "rd"}.get(position % 10 if position // 10 != 1 else 0, "th")
                 return f"column {name} ({position}{ending}): {shown(field)} is no {what}; allowed: {allowed}"

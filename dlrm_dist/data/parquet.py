@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,21 +120,12 @@ class ParquetSource:
 
     def is_multi_hot(self, name: str) -> bool:
         """Whether a category has lists."""
-        type_ = self._types[self.raw_name(name)]
-        return pa.types.is_list(type_) or pa.types.is_large_list(type_)
+        return is_list(self._types[self.raw_name(name)])
 
     def _check_types(self) -> None:
         schema = self._schema
-        numbers = [schema.label, *schema.dense, *([schema.weight] if schema.weight else [])]
-        wanted = [(name, _is_number, "numbers") for name in numbers]
-        wanted += [
-            (self.raw_name(name), _is_category, "integers, strings, or lists of them") for name in schema.categories
-        ]
-        for name, is_right, allowed in wanted:
-            found = self._types.get(name)
-            if found is None or not is_right(found):
-                what = "is missing" if found is None else f"has {found}"
-                raise UserError(f"{self.name}: column {name} {what}; allowed: {allowed}; mend the file or its schema")
+        check_types(self.name, self._types, schema, (schema.label, *([schema.weight] if schema.weight else [])))
+        for name in (schema.label, *schema.dense, *map(self.raw_name, schema.categories), schema.weight or ""):
             if self._names.count(name) > 1:
                 raise UserError(f"{self.name}: has {self._names.count(name)} columns {name}; allowed: one; rename one")
 
@@ -166,24 +157,17 @@ class ParquetSource:
             raise UserError(f"{self.name}: cannot be read: {reason}; allowed: readable Parquet; mend it") from None
 
     def _piece(self, batch: pa.RecordBatch, row: int) -> Parsed:
-        schema, bad, columns = self._schema, dict[str, npt.NDArray[np.bool_]](), dict[str, pa.Array]()
+        schema = self._schema
+        columns, bad, allowed = features(batch, schema, self.columns.categories, self._dense)
         label = _floats(batch[schema.label], math.nan)
-        bad[LABEL] = (label != 0) & (label != 1)
-        columns[LABEL] = pa.array((label == 1).astype(np.uint8))
-        for name in schema.dense:
-            values = _floats(batch[name], 0.0)
-            scaled = _scaled(values, self._dense)
-            bad[name] = ~(np.isfinite(values) & np.isfinite(scaled))
-            columns[name] = pa.array(np.where(bad[name], _scaled(np.zeros(1), self._dense), scaled))
-        for column in self.columns.categories:
-            columns[column.name], bad[column.name] = _category(batch[self.raw_name(column.name)], column)
+        columns = {LABEL: pa.array((label == 1).astype(np.uint8)), **columns}
+        bad = {LABEL: (label != 0) & (label != 1), **bad}
+        allowed[LABEL] = "0 or 1"
         if schema.weight:
             weight = float32(_floats(batch[schema.weight], math.nan))
             bad[schema.weight] = ~(np.isfinite(weight) & (weight >= 0))
             columns[schema.weight] = pa.array(weight)
-        allowed = {LABEL: "0 or 1"} | dict.fromkeys(schema.dense, "finite numbers, as float32, or nothing")
-        allowed |= {each.name: f"ids 0 to {each.rows - 1}" for each in self.columns.categories}
-        allowed |= {schema.weight: "finite numbers from 0 on, as float32"} if schema.weight else {}
+            allowed[schema.weight] = "finite numbers from 0 on, as float32"
         raw_names = {LABEL: schema.label} | {name: self.raw_name(name) for name in schema.categories}
 
         def value(name: str, at: int) -> str:
@@ -191,6 +175,45 @@ class ParquetSource:
 
         where = Where(self.name, row, value, allowed, frozenset(schema.dense))
         return judged(pa.table(columns), bad, self._on_bad_row, where)
+
+
+def check_types(name: str, types: Mapping[str, pa.DataType], schema: ParquetSchema, more: tuple[str, ...]) -> None:
+    """Check that rows have the columns of a schema's features, and `more` columns of numbers.
+
+    Raises:
+        UserError: a column is missing or of a type that cannot be used; `name` is what the message calls the rows.
+    """
+    wanted = [(column, _is_number, "numbers") for column in (*more, *schema.dense)]
+    wanted += [
+        (each.column or category, _is_category, "integers, strings, or lists of them")
+        for category, each in schema.categories.items()
+    ]
+    for column, is_right, allowed in wanted:
+        found = types.get(column)
+        if found is None or not is_right(found):
+            what = "is missing" if found is None else f"has {found}"
+            raise UserError(f"{name}: column {column} {what}; allowed: {allowed}; mend the file or its schema")
+
+
+Bad = dict[str, npt.NDArray[np.bool_]]
+"""By column, where it has a bad value, bool [rows]."""
+
+
+def features(
+    batch: pa.RecordBatch, schema: ParquetSchema, categories: Sequence[Column], dense: ForeignDense
+) -> tuple[dict[str, pa.Array], Bad, dict[str, str]]:
+    """The features of raw rows: columns as `sources.Parsed` has them, where they are bad, and what is allowed."""
+    bad, columns = Bad(), dict[str, pa.Array]()
+    for name in schema.dense:
+        values = _floats(batch[name], 0.0)
+        scaled = _scaled(values, dense)
+        bad[name] = ~(np.isfinite(values) & np.isfinite(scaled))
+        columns[name] = pa.array(np.where(bad[name], _scaled(np.zeros(1), dense), scaled))
+    for column in categories:
+        raw = batch[schema.categories[column.name].column or column.name]
+        columns[column.name], bad[column.name] = _category(raw, column)
+    allowed = dict.fromkeys(schema.dense, "finite numbers, as float32, or nothing")
+    return columns, bad, allowed | {each.name: f"ids 0 to {each.rows - 1}" for each in categories}
 
 
 def columns_of(sources: Sequence[ParquetSource], schema: ParquetSchema, ids: Ids, rows: int, min_count: int) -> Columns:
@@ -228,8 +251,13 @@ def _is_number(type_: pa.DataType) -> bool:
     return any(is_kind(type_) for is_kind in kinds)
 
 
+def is_list(type_: pa.DataType) -> bool:
+    """Whether a column has lists."""
+    return pa.types.is_list(type_) or pa.types.is_large_list(type_)
+
+
 def _is_category(type_: pa.DataType) -> bool:
-    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+    if is_list(type_):
         return _is_category(type_.value_type) and not pa.types.is_nested(type_.value_type)
     if pa.types.is_dictionary(type_):
         return _is_category(type_.value_type)

@@ -35,7 +35,7 @@ class _DotProducts(torch.autograd.Function):
         gram_BVV = torch.bmm(vectors_BVD, vectors_BVD.transpose(1, 2))
         pairs_BP = gram_BVV.flatten(1).index_select(1, pairs_P)
         columns = vectors_BVD.shape[2] + len(pairs_P)
-        zeros = pairs_BP.new_zeros(len(pairs_BP), -columns % _ALIGNMENT)
+        zeros = pairs_BP.new_zeros(pairs_BP.shape[0], -columns % _ALIGNMENT)
         return torch.cat([vectors_BVD[:, 0], pairs_BP, zeros], dim=1)
 
     @staticmethod

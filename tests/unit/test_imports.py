@@ -24,8 +24,8 @@ LAYERS = [
     {"preflight", "loop"},
     {"train"},
     {"trained"},
-    {"scoring", "verify"},
-    {"plan_verbs", "evaluate_verb", "verify_verb", "checkpoint_verbs", "runs_verbs"},
+    {"scoring", "serving", "verify"},
+    {"plan_verbs", "evaluate_verb", "verify_verb", "checkpoint_verbs", "runs_verbs", "serving_verbs"},
     {"inspect_verb"},
     {"cli"},
 ]

@@ -1,0 +1,195 @@
+"""A trained run scored elsewhere: predict, export and the Predictor against the trained model."""
+
+import io
+import json
+import shutil
+import subprocess
+from contextlib import redirect_stderr, redirect_stdout
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from dlrm_dist import Predictor
+from dlrm_dist.checkpoint.saved_run import find
+from dlrm_dist.checkpoint.source import open_source
+from dlrm_dist.cli import main
+from dlrm_dist.data.kaggle import CATEGORIES, DENSE
+from dlrm_dist.data.schema import read_info
+from dlrm_dist.data.synthetic import write_clicks
+from dlrm_dist.errors import UserError
+from dlrm_dist.models.build import build_model
+from dlrm_dist.serving import check
+from dlrm_dist.serving.export import export
+from tests.helpers import ROOT, assert_refused, numbered_dataset, run_command
+
+MODEL = ("--model.embedding_dim", "8", "--model.bottom_mlp", "16,8", "--model.top_mlp", "16,1")
+
+
+def tool(*words):
+    """The command in this process, where PyTorch is loaded already."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([str(word) for word in words])
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def valid_rows(data):
+    return pa.concat_tables([pq.read_table(data / each) for each in read_info(data).splits["valid"].parts])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, clicks):
+    """Sharded over two ranks, by rows and by tables."""
+    runs = tmp_path_factory.mktemp("serving")
+    words = ("--data.path", clicks, "--train.batch_size", "100", "--run.folder", runs, "--run.name", "r")
+    more = ("--train.learning_rate", "0.05", "--sharding.types", "row_wise,table_wise", "--runtime.timeout_s", "60")
+    done = run_command(
+        *map(str, ("torchrun", "--nproc_per_node", 2, "launch/train.py", *MODEL, *words, *more)), folder=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return runs / "r"
+
+
+@pytest.fixture(scope="module")
+def trained(run, clicks):
+    """Probabilities of the validation rows in file order, by plain PyTorch: weights read whole from the checkpoint."""
+    saved, source = find(run), open_source(run)
+    info = saved.info
+    features = [(each.name, each.rows) for each in info.categories]
+    model = build_model(saved.config.model, len(info.dense), features, 0, torch.device("cpu"))
+    for name, value in model.state_dict().items():
+        parent, _, key = name.rpartition(".")
+        if value.is_meta:
+            setattr(model.get_submodule(parent), key, torch.nn.Parameter(source.read(f"model.model.{name}")))
+        else:
+            value.copy_(source.read(f"model.model.{name}"))
+    rows = valid_rows(clicks)
+    dense = torch.tensor([rows[name].to_pylist() for name in DENSE]).T
+    ids = torch.tensor([rows[name].to_pylist() for name in CATEGORIES]).flatten()
+    lengths = torch.ones(len(ids), dtype=torch.int32)
+    with torch.no_grad():
+        sparse = KeyedJaggedTensor(keys=list(CATEGORIES), values=ids, lengths=lengths)
+        return model(dense, sparse).sigmoid().numpy()
+
+
+@pytest.fixture(scope="module")
+def exported(run, clicks, tmp_path_factory):
+    out = tmp_path_factory.mktemp("exports") / "fp32"
+    done = run_command("dlrm-dist", "export", run, out, "--embeddings", "fp32", folder=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr and "within" in done.stdout
+    return out
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """The raw rows that the validation split was made from, without labels too."""
+    folder = tmp_path_factory.mktemp("raw")
+    write_clicks(folder / "valid.tsv", 200, seed=1)
+    lines = (folder / "valid.tsv").read_text().splitlines(keepends=True)
+    (folder / "test.txt").write_text("".join(line.partition("\t")[2] for line in lines))
+    return folder
+
+
+def test_predictions_are_the_trained_models(run, clicks, raw, exported, tmp_path):
+    words = ("--keep", "label,C1")
+    done = tool("predict", run, clicks, tmp_path / "prepared.parquet", "--split", "valid", *words)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    prepared = pq.read_table(tmp_path / "prepared.parquet")
+    rows = valid_rows(clicks)
+    assert prepared.column_names == ["label", "C1", "probability"]
+    assert prepared["label"].equals(rows["label"]) and prepared["C1"].equals(rows["C1"])
+    for source, name in ((run, "valid.tsv"), (exported, "test.txt")):
+        out = tmp_path / f"{name}.parquet"
+        keep = ("--keep", "C1,I2") if source == run else ()
+        done = tool("predict", source, raw / name, out, "--format", "kaggle", *keep)
+        assert done.returncode == 0, done.stderr
+        found = pq.read_table(out)["probability"].to_numpy()
+        np.testing.assert_allclose(found, prepared["probability"].to_numpy(), atol=1e-6, rtol=0)
+    fields = [line.split("\t") for line in (raw / "valid.tsv").read_text().splitlines()]
+    kept = pq.read_table(tmp_path / "valid.tsv.parquet")
+    assert kept["C1"].to_pylist() == [row[14] or None for row in fields]
+    assert kept["I2"].to_pylist() == [int(row[2]) if row[2] else None for row in fields]
+
+
+def test_the_predictor_scores_raw_rows_as_the_trained_model_does(run, clicks, raw, exported, trained):
+    fields = [line.split("\t") for line in (raw / "test.txt").read_text().splitlines()]
+    rows = [dict(zip((*DENSE, *CATEGORIES), (each or None for each in row), strict=True)) for row in fields]
+    rows = [row | {name: row[name] and int(row[name]) for name in DENSE} for row in rows]
+    predictor = Predictor(exported)
+    found = predictor.predict(rows)
+    assert np.ptp(found) > 0.2  # else all is alike, and equal whatever is scored
+    table = pa.Table.from_pylist(rows)
+    np.testing.assert_array_equal(predictor.predict(table), found)
+    np.testing.assert_allclose(predictor.predict(rows[3]), found[3:4], atol=1e-6)
+    np.testing.assert_allclose(predictor.predict(valid_rows(clicks), prepared=True), found, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(found, trained, atol=1e-6, rtol=0)
+    assert not torch.distributed.is_initialized()
+    assert predictor.predict([]).shape == (0,)
+    for bad, said in (({"C99": 1}, "no column is called 'C99'"), ({"C1": "xyz"}, "column C1"), ({"I1": "?"}, "I1")):
+        with pytest.raises(UserError, match=said):
+            predictor.predict(bad)
+    with pytest.raises(UserError, match="lack column I2"):
+        predictor.predict(table.drop_columns("I2"))
+
+
+def test_a_quantised_export_is_smaller_and_says_how_far_it_is(run, exported, tmp_path):
+    saved = find(run)
+    bundle = export(saved, saved.config.data.path, "valid", tmp_path / "int8", "int8", "pt2")
+    assert 0 < bundle.check.difference < bundle.check.tolerance and bundle.check.rows == 200
+    assert (tmp_path / "int8" / "model.pt2").stat().st_size < (exported / "model.pt2").stat().st_size
+    card = (exported / "README.md").read_text()
+    assert "# r, step" in card and "200 rows" in card and "torch 2." in card
+    request = json.loads((exported / "example.json").read_text())
+    assert len(request["rows"]) == 3 and len(set(request["probabilities"])) == 3
+
+
+def test_an_export_that_differs_is_not_made(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(check.TOLERANCES, "int4", (1e-6, 1e-6))
+    saved = find(run)
+    with pytest.raises(check.DiffersError, match="not made: over 200 rows"):
+        export(saved, saved.config.data.path, "valid", tmp_path / "x", "int4", "pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_one_line_and_leave_nothing(run, clicks, raw, exported, tmp_path):
+    numbered_dataset(tmp_path / "other", {"train": 50, "valid": 50})
+    (tmp_path / "empty.tsv").write_text("")
+    (tmp_path / "there.parquet").write_text("mine")
+    mangled, foreign, out = tmp_path / "mangled", tmp_path / "foreign", tmp_path / "out.parquet"
+    shutil.copytree(exported, mangled)
+    with (mangled / "model.pt2").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"x" * 100)
+    foreign.mkdir()
+    (foreign / "export.json").write_text('{"made": "elsewhere"}')
+    before = sorted(tmp_path.iterdir())
+    kaggle = ("--format", "kaggle")
+    for words, said in (
+        (("predict", run, tmp_path / "other", out), "has other dense columns than the run"),
+        (("predict", run, tmp_path / "empty.tsv", out, *kaggle), "is empty"),
+        (("predict", run, clicks, tmp_path / "there.parquet"), "is there already"),
+        (("predict", run, clicks, out, "--keep", "C99"), "C99: no such column"),
+        (("predict", run, clicks, out, "--split", "test"), "has no split 'test'"),
+        (("predict", run, raw / "valid.tsv", out, "--format", "slot"), "was trained on rows in format kaggle"),
+        (("predict", mangled, raw / "valid.tsv", out, *kaggle), "file model.pt2 is damaged"),
+        (("predict", foreign, raw / "valid.tsv", out, *kaggle), "export.json: program: Field required"),
+        (("export", run, mangled, "--embeddings", "fp32"), "is there already"),
+        (("export", run, tmp_path / "x", "--embeddings", "fp32", "--data", tmp_path / "other"), "other dense columns"),
+    ):
+        assert_refused(tool(*words), said)
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "there.parquet").read_text() == "mine"
+
+
+def test_without_a_compiler_compilation_says_what_it_wants(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    saved = find(run)
+    with pytest.raises(UserError, match=r"g\+\+.*--format pt2 needs none"):
+        export(saved, saved.config.data.path, "valid", tmp_path / "x", "int8", "aoti")
+    assert list(tmp_path.iterdir()) == []
