@@ -202,6 +202,8 @@ class ScheduleSection(Section):
     """Evaluations in a row without improvement that make a drop of `plateau`."""
     stop_patience: Positive | None = None
     """Evaluations in a row without improvement that end the run; not given: none do."""
+    target_auc: Annotated[float, Field(gt=0, le=1)] | None = None
+    """AUC on `eval.split` that ends the run (MLPerf's is .80275); not given: none does."""
     min_delta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
     """By how much the AUC on `eval.split` has to pass the best one to be an improvement."""
 
@@ -266,6 +268,9 @@ class TrainSection(Section):
     profile: bool = False
     """Profile the last 3 steps before each progress line: metrics.jsonl then tells a step's time by part and what
     bounds it, and runs/NAME/trace/ has the first ones of each rank for a trace viewer."""
+    mlperf_log: bool = False
+    """Write MLPerf's log lines to runs/NAME/mlperf.log, for DLRM-DCNv2; section mlperf says whose they are. Needs the
+    package mlperf-logging."""
     resume: Literal["no", "auto"] = "no"
     """`auto`: go on from the newest complete checkpoint of the run `run.name`, or start it when there is none."""
 
@@ -325,6 +330,19 @@ class RuntimeSection(Section):
     """Seconds that a run has to save and end when it is asked to stop; then the launcher kills its ranks."""
 
 
+class MlperfSection(Section):
+    """What MLPerf's log says of who runs it (`train.mlperf_log`)."""
+
+    organization: Annotated[str, Field(min_length=1)] = "none"
+    """Who submits."""
+    platform: Annotated[str, Field(min_length=1)] = "none"
+    """On what machine."""
+    division: Literal["closed", "open"] = "closed"
+    """By which rules."""
+    status: Literal["onprem", "cloud", "research"] = "research"
+    """Whether one can buy or rent such a machine."""
+
+
 class RunSection(Section):
     """What the run leaves behind."""
 
@@ -360,6 +378,7 @@ class Config(BaseSettings):
     eval: EvalSection = EvalSection()
     metrics: MetricsSection = MetricsSection()
     runtime: RuntimeSection = RuntimeSection()
+    mlperf: MlperfSection = MlperfSection()
     run: RunSection = RunSection()
 
     sections: ClassVar[tuple[str, ...]] = (
@@ -373,6 +392,7 @@ class Config(BaseSettings):
         "eval",
         "metrics",
         "runtime",
+        "mlperf",
         "run",
     )
 

@@ -40,7 +40,9 @@ class Standing(BaseModel):
 
     def is_over(self, section: ScheduleSection) -> bool:
         """Whether training ends here."""
-        return section.stop_patience is not None and self.stale >= section.stop_patience
+        tired = section.stop_patience is not None and self.stale >= section.stop_patience
+        reached = section.target_auc is not None and self.best is not None and self.best >= section.target_auc
+        return tired or reached
 
     def told(self, section: ScheduleSection) -> dict[str, int]:
         """What a report says of it, where something depends on it."""

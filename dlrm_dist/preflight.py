@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlrm_dist import config as config_module
-from dlrm_dist import learning_rate, optim, runfolder, runtime
+from dlrm_dist import learning_rate, mlperf_log, optim, runfolder, runtime
 from dlrm_dist.config import Config, ShardingSection, TrainSection
 from dlrm_dist.data import footers, planted
 from dlrm_dist.data.order import EpochOrder
@@ -53,6 +53,7 @@ def validate(config: Config, world_size: int, local_world_size: int) -> None:
     _check_micro_batches(config.train, config.model.name, world_size)
     if config.train.max_steps:
         learning_rate.check_length(config.schedule, config.train.max_steps)
+    mlperf_log.check(config)
     types = _validate_sharding(config.sharding, batch_sizes, world_size)
     device = runtime.choose_device(config.runtime.device, 0, local_world_size)
     optim.check_tables(config.optimizer, device.type, types, config.model.table_precision)

@@ -1,5 +1,6 @@
 """Training from a config to a scored model: config -> session -> data -> model (meta) -> plan -> shard -> train."""
 
+import time
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from dlrm_dist.epochs import Epochs
 from dlrm_dist.evaluate import evaluate
 from dlrm_dist.listeners import Listener, told
 from dlrm_dist.loop import Loop
+from dlrm_dist.mlperf_log import MlperfLog
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.shape import ModelShape, dataset_shape
 from dlrm_dist.models.tables import tables_of
@@ -53,6 +55,7 @@ def main(config: Config) -> dict[str, Any]:
     Raises:
         UserError: the config, the data and the machine do not fit together.
     """
+    began = time.time()
     config = _of_this_try(config)
     preflight.validate(config, world_size(), local_world_size())
     planted.ensure(config.data)
@@ -80,7 +83,7 @@ def main(config: Config) -> dict[str, Any]:
             scorer = partial(
                 evaluate, batch_size=config.eval.batch_size, here=here, section=config.metrics, folder=folder.path
             )
-            with told(_listeners(folder) if here.is_main else ()) as listener:
+            with told(_listeners(config, info, folder, began) if here.is_main else ()) as listener:
                 loop = Loop(
                     here,
                     sharded,
@@ -101,9 +104,10 @@ def main(config: Config) -> dict[str, Any]:
         return result
 
 
-def _listeners(folder: RunFolder) -> list[Listener]:
+def _listeners(config: Config, info: DatasetInfo, folder: RunFolder, began: float) -> list[Listener]:
     """Who is told of the run's progress, on global rank 0."""
-    return [MetricsFile(folder), TensorBoard(folder.path), Console()]
+    always = [MetricsFile(folder), TensorBoard(folder.path), Console()]
+    return always + ([MlperfLog(folder.path / "mlperf.log", config, info, began)] if config.train.mlperf_log else [])
 
 
 def _best_reachable(info: DatasetInfo, split: str) -> dict[str, float]:

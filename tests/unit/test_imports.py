@@ -19,7 +19,7 @@ LAYERS = [
     {"shard", "evaluate", "runfolder", "tensorboard", "out_of_memory", "step_split"},
     {"pipeline"},
     {"checkpoint"},
-    {"epochs"},
+    {"epochs", "mlperf_log"},
     {"meter"},
     {"preflight", "loop"},
     {"train"},

@@ -1,0 +1,73 @@
+"""MLPerf's log of a run, read by MLPerf's own checker."""
+
+import re
+import shutil
+from pathlib import Path
+
+import mlperf_logging.compliance_checker as package
+import pytest
+from mlperf_logging.compliance_checker import mlp_compliance
+
+from tests.helpers import ROOT, run_command
+from tests.runs.conftest import TRAIN_ROWS, VALID_ROWS
+
+RULES = "6.0.0"
+"""The last rules that know DLRM-DCNv2."""
+MODEL = (
+    *("--model.name", "dlrm_dcnv2", "--model.embedding_dim", "8", "--model.bottom_mlp", "16,8"),
+    *("--model.top_mlp", "16,1", "--model.cross_rank", "4"),
+)
+CLOSED = ("--optimizer.sparse", "adagrad", "--optimizer.dense", "adagrad", "--train.learning_rate", "0.01")
+
+
+@pytest.fixture(scope="module")
+def run(clicks, tmp_path_factory):
+    """A scaled-down run's folder."""
+    folder = tmp_path_factory.mktemp("mlperf")
+    words = ["--data.path", clicks, "--run.name", "mine", "--train.mlperf_log", "true", "--eval.every", 7]
+    launch = ["torchrun", "--standalone", "--nproc-per-node", 2, ROOT / "launch" / "train.py"]
+    words += ["--train.batch_size", 100, "--train.epochs", 1, "--eval.batch_size", 64, *MODEL, *CLOSED]
+    done = run_command(*launch, *words, folder=folder, timeout=100)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "runs" / "mine"
+
+
+def complaints(log, rules_folder):
+    """The keys that a checker with the rules of a folder complains of."""
+    checker = mlp_compliance.make_checker("training", RULES, quiet=False, werror=True)
+    mlp_compliance.main(str(log), str(rules_folder / "common.yaml"), checker)
+    return sorted(checker.overwritable), checker.not_overwritable
+
+
+def test_the_public_checker_misses_nothing_but_what_the_full_run_alone_can_meet(run):
+    rules = Path(package.__file__).parent / f"training_{RULES}"
+    keyed, others = complaints(run / "mlperf.log", rules)
+    assert keyed == ["eval_samples"]
+    assert len(others) == 1 and "eval_accuracy" in others[0] and "0.80275" in others[0]
+
+
+def test_rules_scaled_to_the_run_miss_nothing(run, tmp_path, monkeypatch):
+    rules = tmp_path / f"training_{RULES}"
+    shutil.copytree(Path(package.__file__).parent / rules.name, rules)
+    closed = rules / "closed_dlrm_dcnv2.yaml"
+    text, samples = re.subn(r"== 89137319\b", f"== {VALID_ROWS}", closed.read_text())
+    text, target = re.subn(r">= 0\.80275", ">= 0.2", text)
+    assert (samples, target) == (1, 1)
+    closed.write_text(text)
+    # Rules name further files relative to the checker's own.
+    monkeypatch.setattr(mlp_compliance, "__file__", str(tmp_path / "mlp_compliance.py"))
+    assert complaints(run / "mlperf.log", rules) == ([], [])
+
+
+def test_counts_are_the_runs_own(run):
+    log = (run / "mlperf.log").read_text()
+    for key, value in {"train_samples": TRAIN_ROWS, "eval_samples": VALID_ROWS, "trained_samples": TRAIN_ROWS}.items():
+        assert re.findall(rf'"key": "{key}", "value": (\d+)', log) == [str(value)]
+    assert len(re.findall('"key": "eval_accuracy"', log)) == 2
+
+
+def test_other_models_are_refused(clicks, tmp_path):
+    words = ("--data.path", clicks, "--train.mlperf_log", "true")
+    done = run_command("python", ROOT / "launch" / "train.py", *words, folder=tmp_path)
+    assert done.returncode == 2 and not (tmp_path / "runs").exists()
+    assert "model.name dlrm_dcnv2, and this one is dlrm;" in done.stderr
