@@ -42,7 +42,7 @@ def latencies(call: Callable[[], object], repeats: int) -> list[float]:
     for _ in range(3):
         call()
     found, started = list[float](), time.perf_counter()
-    while len(found) < repeats and (len(found) < 20 or time.perf_counter() - started < _LONGEST_S):
+    while len(found) < repeats and (len(found) < 10 or time.perf_counter() - started < _LONGEST_S):
         found.append(1e3 * harness.seconds(call))
     return found
 
