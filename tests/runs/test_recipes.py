@@ -1,0 +1,49 @@
+"""Every recipe in launch/configs loads, says how to run it, and trains."""
+
+import json
+import math
+import re
+
+import pytest
+
+from dlrm_dist.config import load
+from dlrm_dist.data.options import PrepareOptions
+from dlrm_dist.data.prepare import prepare
+from dlrm_dist.data.synthetic import write_clicks
+from tests.helpers import ROOT, run_command
+
+CONFIGS = ROOT / "launch" / "configs"
+RECIPES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.toml"))
+WANTED = {
+    *("paddlerec_sample", "paddlerec_full", "dlrm_kaggle", "bars_x1_dlrm", "bars_x1_dcnv2"),
+    *("criteo_1tb_dlrm", "mlperf_dcnv2", "paper_dlrm", "paper_dcn"),
+}
+"""The recipes of the field; each but the sample's has a twin in small/."""
+
+
+@pytest.fixture(scope="module")
+def results(clicks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipes")
+    write_clicks(folder / "clicks.tsv", 500, seed=0)
+    options = PrepareOptions("kaggle", split="0.8,0.2,0", ids="hash", hash_rows=101, lanes=4, group_rows=16)
+    prepare([folder / "clicks.tsv"], folder / "one_space", options)
+    program = ROOT / "tests" / "runs" / "recipes_program.py"
+    words = [folder / "results.json", clicks, folder / "one_space", *(CONFIGS / recipe for recipe in RECIPES)]
+    done = run_command("python", program, *words, folder=ROOT, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {name: result for name, result in json.loads((folder / "results.json").read_text()).items()}
+
+
+def test_the_recipes_of_the_field_are_there():
+    assert {f"{name}.toml" for name in WANTED} <= set(RECIPES)
+    twins = {"small/paddlerec.toml", *(f"small/{name}.toml" for name in WANTED if not name.startswith("paddlerec"))}
+    assert twins <= set(RECIPES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_says_how_to_run_it_and_trains(recipe, results):
+    header = re.match(r"(#.*\n)+", (CONFIGS / recipe).read_text()).group()
+    assert f"launch/configs/{recipe}" in header or "How to run it" in header or "benchmarks/" in header
+    result = results[str(CONFIGS / recipe)]
+    assert result["steps"] == 3 and math.isfinite(result["log_loss"])
+    load(["--config", str(CONFIGS / recipe)])
