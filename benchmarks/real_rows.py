@@ -1,0 +1,127 @@
+"""Every model and optimizer on real rows, and gradient-boosted trees on the same columns.
+
+`python benchmarks/real_rows.py --data DATASET [--config launch/configs/criteo_sample.toml] [--model NAME ...]
+[--optimizer NAME ...] [--seeds 3] [--trees] [--json]`: trains the config with each model and each optimizer of tables
+and layers, `--seeds` times, and scores the dataset's valid split; `--trees` has LightGBM (package lightgbm) learn the
+same rows and columns. What follows `--` goes to launch/train.py.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from trained import ROOT, result_of, train
+
+from dlrm_dist.data.schema import LABEL, DatasetInfo, read_info
+
+MODELS: dict[str, tuple[str, ...]] = {
+    "dlrm": (),
+    "dlrm_dcnv2": ("--model.cross_rank", "64"),
+    "dlrm_projection": (
+        *("--model.projection_branch1", "128,128", "--model.projection_branch2", "128,128"),
+        *("--model.top_mlp", "256,1"),
+    ),
+    "dcn": ("--model.deep_mlp", "512,256"),
+    "paddlerec": ("--model.top_mlp", "512,256,2"),
+}
+OPTIMIZERS: dict[str, tuple[str, ...]] = {
+    "sgd": ("sgd", "sgd", "0.1", "0.1"),
+    "adagrad": ("adagrad", "adagrad", "0.04", "0.01"),
+    "rowwise_adagrad": ("rowwise_adagrad", "adagrad", "0.02", "0.01"),
+    "adam": ("adam", "adam", "0.001", "0.001"),
+}
+"""Of tables and of layers, and their learning rates. Adam's tables are data-parallel: it has no fused kernel on CPU."""
+METRICS = ("auc", "log_loss")
+TREES = {"objective": "binary", "learning_rate": 0.03, "num_leaves": 63, "min_data_in_leaf": 40, "verbose": -1}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--config", default=str(ROOT / "launch/configs/criteo_sample.toml"))
+    parser.add_argument("--model", action="append", choices=tuple(MODELS))
+    parser.add_argument("--optimizer", action="append", choices=tuple(OPTIMIZERS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--trees", action="store_true", help="LightGBM too")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("rest", nargs="*")
+    options = parser.parse_args()
+    found: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for model in options.model or MODELS:
+            for optimizer in options.optimizer or OPTIMIZERS:
+                name = f"{model}, {optimizer}"
+                found[name] = [one(Path(folder), options, model, optimizer, seed) for seed in range(options.seeds)]
+                show(name, found[name], options.json)
+    if options.trees:
+        found["LightGBM"] = [trees(options.data, seed) for seed in range(options.seeds)]
+        show("LightGBM", found["LightGBM"], options.json)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    return 0
+
+
+def one(folder: Path, options: argparse.Namespace, model: str, optimizer: str, seed: int) -> dict[str, Any]:
+    """A run's result."""
+    sparse, dense, sparse_rate, dense_rate = OPTIMIZERS[optimizer]
+    words = ["--config", options.config, "--data.path", str(options.data), "--model.name", model, *MODELS[model]]
+    words += ["--optimizer.sparse", sparse, "--optimizer.dense", dense, "--train.seed", str(seed)]
+    words += ["--optimizer.sparse_learning_rate", sparse_rate, "--optimizer.dense_learning_rate", dense_rate]
+    words += ["--sharding.types", "data_parallel"] if sparse == "adam" else []
+    return result_of(train(folder, 1, *words, "--checkpoint.every_minutes", "0", *options.rest))
+
+
+def show(name: str, results: list[dict[str, Any]], quiet: bool) -> None:
+    """A line of the table, with a heading before the first."""
+    if quiet:
+        return
+    if not show.__dict__.get("begun"):
+        print("| model, optimizer | AUC (least to most) | log loss (least to most) |\n|---|---|---|")
+        show.__dict__["begun"] = True
+    cells = []
+    for key in METRICS:
+        values = [each[key] for each in results]
+        cells.append(f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})")
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def trees(data: Path, seed: int) -> dict[str, float]:
+    """LightGBM's scores: categories as such, the number of trees by the last sixth of the training rows."""
+    import lightgbm
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    info = read_info(data)
+    columns = [*info.dense, *(each.name for each in info.categories)]
+    categories = list(range(len(info.dense), len(columns)))
+    rows, clicks = table(data, info, "train", columns)
+    cut = len(rows) * 5 // 6
+    settings = {**TREES, "seed": seed, "bagging_fraction": 0.8, "bagging_freq": 1, "feature_fraction": 0.6}
+    settings |= {"cat_smooth": 50, "max_cat_to_onehot": 4, "min_data_per_group": 50, "num_threads": 2}
+
+    def fit(features: Any, labels: Any, rounds: int, **more: Any) -> Any:
+        data_of = lightgbm.Dataset(features, labels, categorical_feature=categories, free_raw_data=False)
+        valid = [lightgbm.Dataset(*more["valid"], reference=data_of)] if more else []
+        stop = [lightgbm.early_stopping(50, verbose=False)] if more else []
+        return lightgbm.train(settings, data_of, rounds, valid_sets=valid, callbacks=stop)
+
+    rounds = fit(rows[:cut], clicks[:cut], 2000, valid=(rows[cut:], clicks[cut:])).best_iteration
+    held, labels = table(data, info, "valid", columns)
+    scores = fit(rows, clicks, rounds * 6 // 5).predict(held)
+    return {"auc": roc_auc_score(labels, scores), "log_loss": log_loss(labels, scores), "rounds": rounds}
+
+
+def table(data: Path, info: DatasetInfo, split: str, columns: list[str]) -> tuple[Any, Any]:
+    """A split's columns, float64 [rows, columns], and its labels."""
+    parts = pa.concat_tables([pq.read_table(data / part) for part in info.splits[split].parts])
+    return np.column_stack([parts[name].to_numpy() for name in columns]).astype(np.float64), parts[LABEL].to_numpy()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
