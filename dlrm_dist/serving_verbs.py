@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dlrm_dist.errors import UserError
 
 if TYPE_CHECKING:
+    from dlrm_dist.checkpoint.saved_run import Columns
     from dlrm_dist.serving.row_files import RowFiles
     from dlrm_dist.serving.scorer import Scorer
 
@@ -58,25 +59,34 @@ def _predict(options: argparse.Namespace) -> int:
 def _scored(options: argparse.Namespace, keep: tuple[str, ...]) -> "tuple[Scorer, RowFiles]":
     """What scores, and the rows, which are looked at before a run's tables are read."""
     from dlrm_dist.checkpoint import saved_run
-    from dlrm_dist.data.schema import read_info
-    from dlrm_dist.data.transform import Transform
-    from dlrm_dist.serving import bundle, row_files
+    from dlrm_dist.serving import bundle
     from dlrm_dist.serving.predictor import Predictor
     from dlrm_dist.serving.scorer import scorer_of_run
 
     exported = bundle.is_export(options.trained)
     if exported and options.checkpoint != "newest":
         raise UserError(f"--checkpoint {options.checkpoint}: an export is of one checkpoint; leave it out")
-    predictor = Predictor(options.trained) if exported else None
-    saved = predictor.saved if predictor else saved_run.find(options.trained, options.checkpoint)
-    if options.format == _PREPARED:
-        folder = Path(options.rows)
-        info = read_info(folder)
-        saved_run.check_columns(saved, folder, info)
-        files = row_files.prepared_rows(folder, info, options.split or saved.config.eval.split, keep)
-    else:
-        files = row_files.raw_rows_of(options.rows, options.format, Transform(saved.path, saved.info), keep)
-    return predictor or scorer_of_run(saved), files
+    if exported:
+        predictor = Predictor(options.trained)
+        return predictor, _rows(options, predictor.columns, predictor.bundle.signature.split, keep)
+    saved = saved_run.find(options.trained, options.checkpoint)
+    files = _rows(options, saved.columns, saved.config.eval.split, keep)
+    return scorer_of_run(saved), files
+
+
+def _rows(options: argparse.Namespace, columns: "Columns", split: str, keep: tuple[str, ...]) -> "RowFiles":
+    """The rows that are to be scored; `split` is taken where none is given."""
+    from dlrm_dist.checkpoint.saved_run import check_columns
+    from dlrm_dist.data.schema import read_info
+    from dlrm_dist.data.transform import Transform
+    from dlrm_dist.serving import row_files
+
+    if options.format != _PREPARED:
+        return row_files.raw_rows_of(options.rows, options.format, Transform(columns.folder, columns.info), keep)
+    folder = Path(options.rows)
+    info = read_info(folder)
+    check_columns(columns, folder, info)
+    return row_files.prepared_rows(folder, info, options.split or split, keep)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:

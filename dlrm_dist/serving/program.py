@@ -42,13 +42,14 @@ class Probabilities(nn.Module):
     """A model whose collections were replaced, giving probabilities.
 
     Args:
-        model: gives logits.
+        model: gives logits; in evaluation mode, without gradients.
         bf16: multiply in bfloat16, as in training with that precision.
     """
 
     def __init__(self, model: nn.Module, bf16: bool = False) -> None:
         super().__init__()
         self.model, self._bf16 = model, bf16
+        self.eval()
 
     def forward(self, dense: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
         """`Inputs` to probabilities, float32 [B]."""

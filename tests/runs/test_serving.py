@@ -1,10 +1,7 @@
 """A trained run scored elsewhere: predict, export and the Predictor against the trained model."""
 
-import io
 import json
 import shutil
-import subprocess
-from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +13,6 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from dlrm_dist import Predictor
 from dlrm_dist.checkpoint.saved_run import find
 from dlrm_dist.checkpoint.source import open_source
-from dlrm_dist.cli import main
 from dlrm_dist.data.kaggle import CATEGORIES, DENSE
 from dlrm_dist.data.schema import read_info
 from dlrm_dist.data.synthetic import write_clicks
@@ -25,16 +21,7 @@ from dlrm_dist.models.build import build_model
 from dlrm_dist.serving import check
 from dlrm_dist.serving.export import export
 from tests.helpers import ROOT, assert_refused, numbered_dataset, run_command
-
-MODEL = ("--model.embedding_dim", "8", "--model.bottom_mlp", "16,8", "--model.top_mlp", "16,1")
-
-
-def tool(*words):
-    """The command in this process, where PyTorch is loaded already."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main([str(word) for word in words])
-    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+from tests.runs.serving import tool, train_here
 
 
 def valid_rows(data):
@@ -43,15 +30,8 @@ def valid_rows(data):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, clicks):
-    """Sharded over two ranks, by rows and by tables."""
-    runs = tmp_path_factory.mktemp("serving")
-    words = ("--data.path", clicks, "--train.batch_size", "100", "--run.folder", runs, "--run.name", "r")
-    more = ("--train.learning_rate", "0.05", "--sharding.types", "row_wise,table_wise", "--runtime.timeout_s", "60")
-    done = run_command(
-        *map(str, ("torchrun", "--nproc_per_node", 2, "launch/train.py", *MODEL, *words, *more)), folder=ROOT
-    )
-    assert done.returncode == 0, done.stderr
-    return runs / "r"
+    """On one rank; test_managed.py serves a sharded one."""
+    return train_here(clicks, tmp_path_factory.mktemp("serving") / "r")
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +59,8 @@ def trained(run, clicks):
 @pytest.fixture(scope="module")
 def exported(run, clicks, tmp_path_factory):
     out = tmp_path_factory.mktemp("exports") / "fp32"
-    done = run_command("dlrm-dist", "export", run, out, "--embeddings", "fp32", folder=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr and "within" in done.stdout
+    done = tool("export", run, out, "--embeddings", "fp32")
+    assert done.returncode == 0 and not done.stderr and "within" in done.stdout, done.stderr
     return out
 
 
@@ -128,13 +107,25 @@ def test_the_predictor_scores_raw_rows_as_the_trained_model_does(run, clicks, ra
     np.testing.assert_allclose(predictor.predict(rows[3]), found[3:4], atol=1e-6)
     np.testing.assert_allclose(predictor.predict(valid_rows(clicks), prepared=True), found, atol=1e-6, rtol=0)
     np.testing.assert_allclose(found, trained, atol=1e-6, rtol=0)
-    assert not torch.distributed.is_initialized()
     assert predictor.predict([]).shape == (0,)
     for bad, said in (({"C99": 1}, "no column is called 'C99'"), ({"C1": "xyz"}, "column C1"), ({"I1": "?"}, "I1")):
         with pytest.raises(UserError, match=said):
             predictor.predict(bad)
     with pytest.raises(UserError, match="lack column I2"):
         predictor.predict(table.drop_columns("I2"))
+
+
+def test_an_export_scores_in_a_process_and_a_folder_of_its_own(exported, tmp_path):
+    """Its own example, as its card says."""
+    shutil.copytree(exported, tmp_path / "moved")
+    card = (tmp_path / "moved" / "README.md").read_text()
+    code = card.partition("```python\n")[2].partition("```")[0].replace("dlrm_dist.Pred", "found = dlrm_dist.Pred")
+    more = "import torch\nprint(json.dumps([found.tolist(), request['probabilities'], torch.distributed.is_initialized()]))"
+    done = run_command("python", "-c", code + more, folder=tmp_path / "moved", PYTHONPATH=str(ROOT))
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    found, wanted, initialised = json.loads(done.stdout)
+    assert not initialised and len(found) == 3
+    np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=0)
 
 
 def test_a_quantised_export_is_smaller_and_says_how_far_it_is(run, exported, tmp_path):
@@ -177,7 +168,7 @@ def test_mistakes_are_one_line_and_leave_nothing(run, clicks, raw, exported, tmp
         (("predict", run, clicks, out, "--split", "test"), "has no split 'test'"),
         (("predict", run, raw / "valid.tsv", out, "--format", "slot"), "was trained on rows in format kaggle"),
         (("predict", mangled, raw / "valid.tsv", out, *kaggle), "file model.pt2 is damaged"),
-        (("predict", foreign, raw / "valid.tsv", out, *kaggle), "export.json: program: Field required"),
+        (("predict", foreign, raw / "valid.tsv", out, *kaggle), "export.json: says no format"),
         (("export", run, mangled, "--embeddings", "fp32"), "is there already"),
         (("export", run, tmp_path / "x", "--embeddings", "fp32", "--data", tmp_path / "other"), "other dense columns"),
     ):
