@@ -1,7 +1,6 @@
 """`dlrm-dist predict` and `dlrm-dist export`: a trained run's scores, and what scores without the run."""
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +48,6 @@ def _predict(options: argparse.Namespace) -> int:
     check_out(options.out, keep)
     if options.split is not None and options.format != _PREPARED:
         raise UserError(f"--split {options.split}: raw rows have no splits; leave it out, or leave out --format")
-    _quiet()
     scorer, files = _scored(options, keep)
     done = predict(scorer, files, options.out)
     print(f"{options.out}: {done.rows:,} rows, {done.rate:,.0f} rows/s")
@@ -126,7 +124,6 @@ def _export(options: argparse.Namespace) -> int:
     data, split = options.data or saved.config.data.path, options.split or saved.config.eval.split
     if options.data is None and not data.exists():
         raise UserError(f"{data}: the run's dataset is not here, and an export is compared over real rows; give --data")
-    _quiet()
     try:
         made = export(saved, data, split, options.out, options.embeddings, options.format)
     except DiffersError as error:
@@ -137,8 +134,3 @@ def _export(options: argparse.Namespace) -> int:
     print(f"{options.out}: step {made.step}, {made.embeddings}, {made.program}")
     print(f"{check.rows:,} rows as the trained model scores them: within {check.difference:.2g}{auc}")
     return 0
-
-
-def _quiet() -> None:
-    """Keep PyTorch's remarks about itself from the user."""
-    logging.getLogger("torch").setLevel(logging.ERROR)

@@ -1,5 +1,7 @@
 """Rows of a prepared dataset as the tensors that a program takes."""
 
+import logging
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -11,6 +13,8 @@ from dlrm_dist.data.schema import LABEL
 from dlrm_dist.errors import UserError
 from dlrm_dist.serving.managed import IdMaps
 from dlrm_dist.serving.program import Inputs
+
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # a remark on how TorchRec's tensors are made
 
 
 class InputCodec:

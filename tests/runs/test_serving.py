@@ -1,7 +1,10 @@
 """A trained run scored elsewhere: predict, export and the Predictor against the trained model."""
 
+import errno
 import json
+import os
 import shutil
+import subprocess
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +21,7 @@ from dlrm_dist.data.schema import read_info
 from dlrm_dist.data.synthetic import write_clicks
 from dlrm_dist.errors import UserError
 from dlrm_dist.models.build import build_model
-from dlrm_dist.serving import check
+from dlrm_dist.serving import check, program
 from dlrm_dist.serving.export import export
 from tests.helpers import ROOT, assert_refused, numbered_dataset, run_command
 from tests.runs.serving import tool, train_here
@@ -120,11 +123,12 @@ def test_an_export_scores_in_a_process_and_a_folder_of_its_own(exported, tmp_pat
     shutil.copytree(exported, tmp_path / "moved")
     card = (tmp_path / "moved" / "README.md").read_text()
     code = card.partition("```python\n")[2].partition("```")[0].replace("dlrm_dist.Pred", "found = dlrm_dist.Pred")
-    more = "import torch\nprint(json.dumps([found.tolist(), request['probabilities'], torch.distributed.is_initialized()]))"
+    more = "import torch\nalone = not torch.distributed.is_initialized()\n"
+    more += "print(json.dumps([found.tolist(), request['probabilities'], alone]))"
     done = run_command("python", "-c", code + more, folder=tmp_path / "moved", PYTHONPATH=str(ROOT))
     assert done.returncode == 0 and not done.stderr, done.stderr
-    found, wanted, initialised = json.loads(done.stdout)
-    assert not initialised and len(found) == 3
+    found, wanted, alone = json.loads(done.stdout)
+    assert alone and len(found) == 3
     np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=0)
 
 
@@ -145,6 +149,17 @@ def test_an_export_that_differs_is_not_made(run, tmp_path, monkeypatch):
     with pytest.raises(check.DiffersError, match="not made: over 200 rows"):
         export(saved, saved.config.data.path, "valid", tmp_path / "x", "int4", "pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bf16_training_changes_no_auc(clicks, tmp_path):
+    """An export multiplies in fp32; the trained model, scored as it was trained, in bf16."""
+    run = train_here(clicks, tmp_path / "r", "--train.precision", "bf16")
+    done = tool("export", run, tmp_path / "out", "--embeddings", "int8", "--split", "train")
+    assert done.returncode == 0, done.stderr
+    scores = tool("evaluate", run, clicks, "--split", "train", "--metrics.exact", "true", "--json")
+    after = json.loads((tmp_path / "out" / "export.json").read_text())["check"]
+    assert after["rows"] == 1003 and after["auc"] > 0.7
+    assert after["auc"] == pytest.approx(json.loads(scores.stdout)["scores"][0]["auc"], abs=5e-4)
 
 
 def test_mistakes_are_one_line_and_leave_nothing(run, clicks, raw, exported, tmp_path):
@@ -177,6 +192,77 @@ def test_mistakes_are_one_line_and_leave_nothing(run, clicks, raw, exported, tmp
     assert (tmp_path / "there.parquet").read_text() == "mine"
 
 
+def test_a_mangled_export_is_named(exported, tmp_path):
+    """Each file of it: changed, cut off, gone."""
+    folder = tmp_path / "mangled"
+    shutil.copytree(exported, folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {str(path.relative_to(folder)) for path in files}
+    assert {"export.json", "model.pt2", "example.json", "README.md", "vocabulary/C1.parquet"} <= names
+    assert not names & {"config.toml", "dataset.json"}  # whose keys change; see export.json's signature
+    for path in files:
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        for harmed in (changed, whole[:middle], b"", None):
+            path.unlink() if harmed is None else path.write_bytes(harmed)
+            with pytest.raises(UserError, match=path.name) as caught:
+                Predictor(folder)
+            assert "export" in str(caught.value) and "\n" not in str(caught.value)
+            path.write_bytes(whole)
+    Predictor(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"format": 2}', "is of format 2, this program reads up to 1; use the version"),
+        ('{"made": "elsewhere"}', "says no format"),
+        ("[1]", "says no format"),
+        ('{"format": 1}', "is damaged"),
+    ],
+)
+def test_records_of_others_are_refused(tmp_path, text, said):
+    (tmp_path / "export.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        Predictor(tmp_path)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_what_is_cut_off_leaves_nothing(run, clicks, tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
+    monkeypatch.setattr(program, "write", fail)
+    for words in (("predict", run, clicks, tmp_path / "out"), ("export", run, tmp_path / "x", "--embeddings", "int8")):
+        done = tool(*words)
+        if isinstance(error, OSError):
+            assert_refused(done, "cannot be written: No space left on device")
+        else:
+            assert (done.returncode, done.stderr) == (130, "interrupted; nothing was left behind\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiled_program_scores_alike(run, clicks, exported, tmp_path):
+    """In a process of its own, as it compiles for long where the machine is busy."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        pytest.skip("no C++ compiler here")
+    words = ("export", run, tmp_path / "aoti", "--embeddings", "int8", "--format", "aoti")
+    try:
+        done = run_command(
+            "dlrm-dist", *words, folder=ROOT, timeout=45, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache")
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip("compiling takes more than 45 s here")
+    assert done.returncode == 0, done.stderr
+    rows = valid_rows(clicks)
+    found, wanted = (Predictor(each).predict(rows, prepared=True) for each in (tmp_path / "aoti", exported))
+    np.testing.assert_allclose(found, wanted, atol=0.02, rtol=0)
+    assert np.abs(found - wanted).max() > 0
+
+
 def test_without_a_compiler_compilation_says_what_it_wants(run, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
@@ -184,3 +270,5 @@ def test_without_a_compiler_compilation_says_what_it_wants(run, tmp_path, monkey
     with pytest.raises(UserError, match=r"g\+\+.*--format pt2 needs none"):
         export(saved, saved.config.data.path, "valid", tmp_path / "x", "int8", "aoti")
     assert list(tmp_path.iterdir()) == []
+    export(saved, saved.config.data.path, "valid", tmp_path / "x", "int8", "pt2")
+    assert Predictor(tmp_path / "x").predict({}).shape == (1,)
