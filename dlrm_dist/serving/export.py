@@ -26,6 +26,7 @@ from dlrm_dist.serving.inputs import InputCodec
 from dlrm_dist.serving.managed import IdMaps, read_maps, write_maps
 from dlrm_dist.serving.program import Inputs, Probabilities
 from dlrm_dist.serving.reference import Reference
+from dlrm_dist.serving.row_files import readable
 from dlrm_dist.serving.scorer import BATCH_ROWS, Scorer
 from dlrm_dist.serving.weights import build_unsharded, open_weights, tables
 
@@ -100,7 +101,7 @@ def _first_rows(data: Path, info: DatasetInfo, split: str) -> pa.Table:
     """At least two: with one, torch.export would take the number of rows for a constant."""
     found, have = list[pa.RecordBatch](), 0
     for part in info.splits[split].parts:
-        with pq.ParquetFile(data / part) as file:
+        with readable(str(data / part)), pq.ParquetFile(data / part) as file:
             for batch in file.iter_batches(CHECKED_ROWS):
                 found.append(batch[: CHECKED_ROWS - have])
                 have += found[-1].num_rows

@@ -121,7 +121,7 @@ def _raw_parquet(found: Sequence[File], transform: Transform, keep: Sequence[str
     parts = [_Parquet(file.name, partial(_open, file)) for file in found]
     rows = 0
     for file in parts:
-        with _readable(file.name), file.open() as parquet:
+        with readable(file.name), file.open() as parquet:
             names = parquet.schema_arrow.names
             rows += parquet.metadata.num_rows
         missing = [name for name in (*raw_rows.raw_columns(transform), *keep) if name not in names]
@@ -141,8 +141,12 @@ def _open(file: File) -> pq.ParquetFile:
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Say in one line that a file cannot be read."""
+def readable(name: str) -> Iterator[None]:
+    """Say in one line that a Parquet file cannot be read.
+
+    Raises:
+        UserError: so.
+    """
     try:
         yield
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from these two
@@ -157,7 +161,7 @@ def _parquet(
 ) -> Iterator[Piece]:
     columns = list(dict.fromkeys([*features, *keep]))
     for part in parts:
-        with _readable(part.name), part.open() as parquet:
+        with readable(part.name), part.open() as parquet:
             for batch in parquet.iter_batches(_READ_ROWS, columns=columns):
                 table = pa.Table.from_batches([batch])
                 kept = table.select(keep) if keep else None

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dlrm_dist import Predictor
+from dlrm_dist import Predictor, shard
 from dlrm_dist.checkpoint.saved_run import find
 from dlrm_dist.checkpoint.source import open_source
 from dlrm_dist.data.kaggle import CATEGORIES, DENSE
@@ -151,6 +151,14 @@ def test_an_export_that_differs_is_not_made(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_evaluation_draws_no_tables(run, clicks, monkeypatch):
+    monkeypatch.setattr(shard, "_fill", lambda *_: pytest.fail("initial weights are drawn"))
+    done = tool("evaluate", run, clicks, "--json")
+    assert done.returncode == 0, done.stderr
+    wanted = json.loads((run / "result.json").read_text())["log_loss"]
+    assert json.loads(done.stdout)["scores"][0]["log_loss"] == pytest.approx(wanted, abs=1e-9)
+
+
 def test_bf16_training_changes_no_auc(clicks, tmp_path):
     """An export multiplies in fp32; the trained model, scored as it was trained, in bf16."""
     run = train_here(clicks, tmp_path / "r", "--train.precision", "bf16")
@@ -171,6 +179,11 @@ def test_mistakes_are_one_line_and_leave_nothing(run, clicks, raw, exported, tmp
     with (mangled / "model.pt2").open("r+b") as file:
         file.seek(1000)
         file.write(b"x" * 100)
+    torn = tmp_path / "torn"
+    shutil.copytree(clicks, torn)
+    part = next((torn / "valid").iterdir())
+    whole = part.read_bytes()
+    part.write_bytes(whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2 :])
     foreign.mkdir()
     (foreign / "export.json").write_text('{"made": "elsewhere"}')
     before = sorted(tmp_path.iterdir())
@@ -184,7 +197,10 @@ def test_mistakes_are_one_line_and_leave_nothing(run, clicks, raw, exported, tmp
         (("predict", run, raw / "valid.tsv", out, "--format", "slot"), "was trained on rows in format kaggle"),
         (("predict", mangled, raw / "valid.tsv", out, *kaggle), "file model.pt2 is damaged"),
         (("predict", foreign, raw / "valid.tsv", out, *kaggle), "export.json: says no format"),
+        (("predict", run, torn, out), "cannot be read"),
         (("export", run, mangled, "--embeddings", "fp32"), "is there already"),
+        (("export", run, tmp_path / "x", "--embeddings", "fp32", "--data", torn), "cannot be read"),
+        (("export", run, run, "--embeddings", "fp32"), "is there already"),
         (("export", run, tmp_path / "x", "--embeddings", "fp32", "--data", tmp_path / "other"), "other dense columns"),
     ):
         assert_refused(tool(*words), said)
