@@ -48,7 +48,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     _refuse_other_keys(options.config_keys)
     saved = find(options.folder, options.checkpoint or "newest", options.config_keys)
     info, split = read_info(options.data), options.split or saved.config.eval.split
-    check_columns(saved, options.data, info)
+    check_columns(saved.columns, options.data, info)
     check_rows(options.data, info, split, ranks)
     _check_sizes(saved.config, ranks)
     check_category("metrics.group_by", saved.config.metrics.group_by, info)

@@ -1,7 +1,6 @@
 """`dlrm-dist predict` and `dlrm-dist export`: a trained run's scores, and what scores without the run."""
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 from dlrm_dist.errors import UserError
 
 if TYPE_CHECKING:
+    from dlrm_dist.checkpoint.saved_run import Columns
     from dlrm_dist.serving.row_files import RowFiles
     from dlrm_dist.serving.scorer import Scorer
 
@@ -48,7 +48,6 @@ def _predict(options: argparse.Namespace) -> int:
     check_out(options.out, keep)
     if options.split is not None and options.format != _PREPARED:
         raise UserError(f"--split {options.split}: raw rows have no splits; leave it out, or leave out --format")
-    _quiet()
     scorer, files = _scored(options, keep)
     done = predict(scorer, files, options.out)
     print(f"{options.out}: {done.rows:,} rows, {done.rate:,.0f} rows/s")
@@ -58,25 +57,34 @@ def _predict(options: argparse.Namespace) -> int:
 def _scored(options: argparse.Namespace, keep: tuple[str, ...]) -> "tuple[Scorer, RowFiles]":
     """What scores, and the rows, which are looked at before a run's tables are read."""
     from dlrm_dist.checkpoint import saved_run
-    from dlrm_dist.data.schema import read_info
-    from dlrm_dist.data.transform import Transform
-    from dlrm_dist.serving import bundle, row_files
+    from dlrm_dist.serving import bundle
     from dlrm_dist.serving.predictor import Predictor
     from dlrm_dist.serving.scorer import scorer_of_run
 
     exported = bundle.is_export(options.trained)
     if exported and options.checkpoint != "newest":
         raise UserError(f"--checkpoint {options.checkpoint}: an export is of one checkpoint; leave it out")
-    predictor = Predictor(options.trained) if exported else None
-    saved = predictor.saved if predictor else saved_run.find(options.trained, options.checkpoint)
-    if options.format == _PREPARED:
-        folder = Path(options.rows)
-        info = read_info(folder)
-        saved_run.check_columns(saved, folder, info)
-        files = row_files.prepared_rows(folder, info, options.split or saved.config.eval.split, keep)
-    else:
-        files = row_files.raw_rows_of(options.rows, options.format, Transform(saved.path, saved.info), keep)
-    return predictor or scorer_of_run(saved), files
+    if exported:
+        predictor = Predictor(options.trained)
+        return predictor, _rows(options, predictor.columns, predictor.bundle.signature.split, keep)
+    saved = saved_run.find(options.trained, options.checkpoint)
+    files = _rows(options, saved.columns, saved.config.eval.split, keep)
+    return scorer_of_run(saved), files
+
+
+def _rows(options: argparse.Namespace, columns: "Columns", split: str, keep: tuple[str, ...]) -> "RowFiles":
+    """The rows that are to be scored; `split` is taken where none is given."""
+    from dlrm_dist.checkpoint.saved_run import check_columns
+    from dlrm_dist.data.schema import read_info
+    from dlrm_dist.data.transform import Transform
+    from dlrm_dist.serving import row_files
+
+    if options.format != _PREPARED:
+        return row_files.raw_rows_of(options.rows, options.format, Transform(columns.folder, columns.info), keep)
+    folder = Path(options.rows)
+    info = read_info(folder)
+    check_columns(columns, folder, info)
+    return row_files.prepared_rows(folder, info, options.split or split, keep)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +124,6 @@ def _export(options: argparse.Namespace) -> int:
     data, split = options.data or saved.config.data.path, options.split or saved.config.eval.split
     if options.data is None and not data.exists():
         raise UserError(f"{data}: the run's dataset is not here, and an export is compared over real rows; give --data")
-    _quiet()
     try:
         made = export(saved, data, split, options.out, options.embeddings, options.format)
     except DiffersError as error:
@@ -127,8 +134,3 @@ def _export(options: argparse.Namespace) -> int:
     print(f"{options.out}: step {made.step}, {made.embeddings}, {made.program}")
     print(f"{check.rows:,} rows as the trained model scores them: within {check.difference:.2g}{auc}")
     return 0
-
-
-def _quiet() -> None:
-    """Keep PyTorch's remarks about itself from the user."""
-    logging.getLogger("torch").setLevel(logging.ERROR)

@@ -90,6 +90,7 @@ def shard(
     optimizers: Optimizers,
     seed: int,
     comm_precision: str = "fp32",
+    initialise: bool = True,
 ) -> ShardedTask:
     """Shard `task`, whose tables are on the meta device, by `plan`, and initialise the tables. Collective.
 
@@ -100,6 +101,7 @@ def shard(
         optimizers: of the tables and of all else.
         seed: of the tables' initial weights, which depend on neither the plan nor the world size.
         comm_precision: of embeddings and their gradients between ranks.
+        initialise: False where a checkpoint's weights follow: until then tables hold what the kernels left there.
     """
     replicated = _tables_of(plan, lambda each: each.sharding_type == ShardingType.DATA_PARALLEL.value)
     cached = _tables_of(
@@ -122,7 +124,8 @@ def shard(
         )
     avoid_slow_kernel(fused_tables(model))
     _normalise_over_ranks(model)
-    _init_tables(model, configs, seed)
+    if initialise:
+        _init_tables(model, configs, seed)
     optimizer = _combine(model, optimizers)
     rates = tuple(group["lr"] for group in optimizer.param_groups)
     full_rates = {"sparse": optimizers.fused()[1]["lr"], "dense": optimizers.dense()[1]["lr"]}

@@ -144,8 +144,8 @@ def _folder(config: Config, plan: PlanFile, here: Session, held: ExitStack) -> R
     return folder
 
 
-def build(config: Config, shape: ModelShape, plan: PlanFile, here: Session) -> ShardedTask:
-    """The config's model, initialised and sharded by `plan`. Collective."""
+def build(config: Config, shape: ModelShape, plan: PlanFile, here: Session, initialise: bool = True) -> ShardedTask:
+    """The config's model, sharded by `plan`, its tables initialised if asked to. Collective."""
     return shard(
         ClickTask(
             build_model(config.model, shape.num_dense, shape.named_rows, config.train.seed, here.device),
@@ -158,6 +158,7 @@ def build(config: Config, shape: ModelShape, plan: PlanFile, here: Session) -> S
         Optimizers(config.optimizer, config.train.learning_rate),
         config.train.seed,
         config.sharding.comm_precision,
+        initialise,
     )
 
 

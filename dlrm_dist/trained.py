@@ -59,7 +59,7 @@ def load_trained(saved: SavedRun, here: Session) -> TrainedRun:
     plan = here.from_main(lambda: plan_model(config.model, config.optimizer, shape, machine, request_of(config)))
     arithmetic(config.train.precision, here.device)
     with out_of_memory.named(here.global_rank, plan):
-        sharded = build(config, shape, plan, here)
+        sharded = build(config, shape, plan, here, initialise=False)
     trained = TrainedRun(saved, plan, sharded)
     trained.load(saved.checkpoint, here)
     sharded.model.eval()

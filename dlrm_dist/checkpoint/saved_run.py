@@ -17,6 +17,23 @@ CHOICES = "newest, best, or a step"
 
 
 @dataclass(frozen=True)
+class Columns:
+    """What a model takes: columns, and what their ids mean.
+
+    Attributes:
+        folder: of a run or an export; `vocabulary/` is there, if the ids are of one.
+        info: the dataset it was trained on; its rows need not be there any more.
+        table_rows: ids that each category's table takes; those of managed collisions take the category's.
+        expand: ids that a sample's one id becomes in each category; None: it stays one.
+    """
+
+    folder: Path
+    info: DatasetInfo
+    table_rows: tuple[int, ...]
+    expand: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
 class SavedRun:
     """A run and the checkpoint of it that was chosen.
 
@@ -36,6 +53,15 @@ class SavedRun:
     def step(self) -> int:
         """Completed steps."""
         return folders.step_of(self.checkpoint)
+
+    @property
+    def columns(self) -> Columns:
+        """What its model takes."""
+        model, categories = self.config.model, self.info.categories
+        rows = model.num_embeddings or tuple(each.rows for each in categories)
+        takes = zip(categories, rows, strict=True)
+        table_rows = tuple(each.rows if each.name in model.managed_collisions else own for each, own in takes)
+        return Columns(self.path, self.info, table_rows, self.config.data.expand_multi_hot)
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -81,15 +107,16 @@ def _choose(path: Path, wanted: str) -> Path:
     return there[int(wanted)]
 
 
-def check_columns(saved: SavedRun, data: Path, info: DatasetInfo) -> None:
-    """Check that a dataset's columns mean what those of the run mean.
+def check_columns(columns: Columns, data: Path, info: DatasetInfo) -> None:
+    """Check that a dataset's columns mean what those of a run or an export mean.
 
     Raises:
-        UserError: columns differ; ids lie beyond the run's tables, or stand for other values.
+        UserError: columns differ; ids lie beyond the tables, or stand for other values.
     """
-    problem = _problem(saved, data, info)
+    problem = _problem(columns, data, info)
     if problem:
-        ids = f", with its ids: --vocabulary {saved.path}" if (saved.path / "vocabulary").is_dir() else ""
+        folder = columns.folder
+        ids = f", with its ids: --vocabulary {folder}" if (folder / "vocabulary").is_dir() else ""
         raise UserError(f"{data}: {problem}; prepare it as the run's dataset was{ids}")
 
 
@@ -110,8 +137,8 @@ def check_rows(data: Path, info: DatasetInfo, split: str, world_size: int) -> No
     footers.check_split(data, info, split)
 
 
-def _problem(saved: SavedRun, data: Path, info: DatasetInfo) -> str | None:
-    before = saved.info
+def _problem(columns: Columns, data: Path, info: DatasetInfo) -> str | None:
+    before = columns.info
     if info.dense != before.dense:
         return _difference("dense columns", before.dense, info.dense)
     names, had = tuple(map(_named, info.categories)), tuple(map(_named, before.categories))
@@ -120,13 +147,12 @@ def _problem(saved: SavedRun, data: Path, info: DatasetInfo) -> str | None:
     for key in ("dense", "ids"):
         now, then = info.transform.get(key), before.transform.get(key)
         if None not in (now, then) and now != then:
-            return f"was prepared with {key} {now}, the dataset of {saved.path} with {then}"
-    rows = saved.config.model.num_embeddings or tuple(each.rows for each in before.categories)
-    for category, old, table_rows in zip(info.categories, before.categories, rows, strict=True):
+            return f"was prepared with {key} {now}, the dataset of {columns.folder} with {then}"
+    for category, old, table_rows in zip(info.categories, before.categories, columns.table_rows, strict=True):
         is_other = category.rows != old.rows if info.transform.get("ids") == "hash" else category.rows > table_rows
         if is_other:
             return f"column {category.name} has {category.rows} ids, the run {min(old.rows, table_rows)}"
-        if not _same_vocabulary(saved.path, data, category.name):
+        if not _same_vocabulary(columns.folder, data, category.name):
             return f"the ids of column {category.name} stand for other values than the run's"
     return None
 

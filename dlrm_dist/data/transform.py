@@ -6,12 +6,14 @@ from typing import get_args
 import pyarrow as pa
 
 from dlrm_dist.data.options import Format, PrepareOptions
-from dlrm_dist.data.parquet import ParquetSchema
+from dlrm_dist.data.parquet import MISSING_RAW, ParquetSchema
 from dlrm_dist.data.schema import Category, DatasetInfo
 from dlrm_dist.data.sources import Column
 from dlrm_dist.data.vocabulary import Encoder, Vocabulary, encoded, file_of, hash_encoder, id_type
 from dlrm_dist.errors import UserError
 
+KEYS = ("format", "ids", "raw", "hash_rows", "dense", "bins", "missing_value", "schema")
+"""All that `Transform` reads of what a dataset records of its transform; the rest tells where its rows came from."""
 _WHOLE = 1 << 62
 """Bytes for a vocabulary: all of its values are looked up at once."""
 
@@ -36,6 +38,7 @@ class Transform:
         self.options = PrepareOptions(
             format=made["format"],
             ids="keep" if made["format"] == "slot" else made["ids"],
+            raw=tuple(made.get("raw", ())),
             hash_rows=made.get("hash_rows", PrepareOptions.hash_rows),
             dense=made["dense"],
             bins=made.get("bins", False),
@@ -46,8 +49,11 @@ class Transform:
     def _column(self, category: Category) -> Column:
         """How a category's raw values become ids."""
         own = self.schema.categories[category.name].ids if self.schema else None
+        ids = "raw" if category.unbounded else own or self.options.ids
         missing = self.info.transform.get("missing_value", 0)
-        return Column(category.name, own or self.options.ids, category.rows, 1, missing, category.multi_hot)
+        if category.unbounded and self.schema:
+            missing = MISSING_RAW
+        return Column(category.name, ids, category.rows, 1, missing, category.multi_hot)
 
     def prepared(self, parsed: pa.Table) -> pa.Table:
         """The rows of the dataset that parsed rows become (see `sources.Parsed`): dense columns and ids."""
@@ -62,7 +68,7 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _encoder(folder: Path, column: Column) -> Encoder:
-    if column.ids == "hash":
+    if column.ids in ("hash", "raw"):
         return hash_encoder(column.rows, column.missing)
     if column.ids == "keep":
         return lambda ids: ids.cast(id_type(column.rows))

@@ -14,10 +14,10 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTable
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, get_embedding_names_by_table
-from torchrec.modules.mc_modules import ManagedCollisionModule
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from dlrm_dist.errors import UserError
+from dlrm_dist.models.click_model import ClickModel
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -46,6 +46,9 @@ class InferenceBags(nn.Module):
         features: in the order of the `Bags`.
         precision: of a number in a row; a row of int8 or int4 has a scale and an offset in fp16 besides.
 
+    Attributes:
+        names: of the tables.
+
     Raises:
         UserError: the tables' widths or pooling do not go with it.
     """
@@ -54,9 +57,9 @@ class InferenceBags(nn.Module):
         super().__init__()
         _check(tables, precision)
         self._precision = precision
-        self._places = {table.name: place for place, table in enumerate(tables)}
+        self.names = [table.name for table in tables]
         used = [feature for table in tables for feature in table.feature_names]
-        self._names = [name for names in get_embedding_names_by_table(list(tables)) for name in names]
+        self._outputs = [name for names in get_embedding_names_by_table(list(tables)) for name in names]
         self._widths = [table.embedding_dim for table in tables for _ in table.feature_names]
         order = [features.index(feature) for feature in used]
         self._is_in_order = order == list(range(len(features)))
@@ -75,7 +78,7 @@ class InferenceBags(nn.Module):
 
     def fill(self, table: str, weight: Tensor) -> None:
         """Set a table's rows, float [rows, columns]."""
-        rows, scales = self.kernel.split_embedding_weights()[self._places[table]]
+        rows, scales = self.kernel.split_embedding_weights()[self.names.index(table)]
         if self._precision in _FLOATS:
             rows.copy_(weight.to(_FLOATS[self._precision]).contiguous().view(torch.uint8))
             return
@@ -89,7 +92,7 @@ class InferenceBags(nn.Module):
         if not self._is_in_order:
             lengths, values, _ = torch.ops.fbgemm.permute_2D_sparse_data(self.order, lengths, values)
         offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(lengths.flatten())
-        return KeyedTensor(self._names, self._widths, self.kernel.forward(values, offsets))
+        return KeyedTensor(self._outputs, self._widths, self.kernel.forward(values, offsets))
 
 
 def _check(tables: Sequence[EmbeddingBagConfig], precision: Precision) -> None:
@@ -100,31 +103,18 @@ def _check(tables: Sequence[EmbeddingBagConfig], precision: Precision) -> None:
         raise UserError("tables that sum and tables that average cannot be scored together; train with one pooling")
 
 
-def collections_of(model: nn.Module) -> dict[str, EmbeddingBagCollection]:
-    """A model's embedding tables: each collection by its name.
+def collection_of(model: ClickModel) -> EmbeddingBagCollection:
+    """A model's embedding tables, which are still there."""
+    assert isinstance(model.embeddings, EmbeddingBagCollection)
+    return model.embeddings
+
+
+def replace_tables(model: ClickModel, features: Sequence[str], precision: Precision) -> InferenceBags:
+    """Put tables for scoring in the place of a model's, which then takes `Bags`; they are yet to be filled.
 
     Raises:
-        UserError: ids find their rows by managed collisions: that map is not part of an export yet.
+        UserError: see `InferenceBags`.
     """
-    managed = [name for name, each in model.named_modules() if isinstance(each, ManagedCollisionModule)]
-    if managed:
-        names = ", ".join(name.rpartition(".")[2] for name in managed[:5])
-        raise UserError(
-            f"tables with managed collisions cannot be scored outside of training yet: {names}; allowed: tables whose "
-            "ids are rows; score the run with dlrm-dist evaluate"
-        )
-    return {name: each for name, each in model.named_modules() if isinstance(each, EmbeddingBagCollection)}
-
-
-def replace_collections(model: nn.Module, features: Sequence[str], precision: Precision) -> dict[str, InferenceBags]:
-    """Put tables for scoring in the place of a model's collections, which then takes `Bags`; they are yet to be filled.
-
-    Raises:
-        UserError: see `InferenceBags`, `collections_of`.
-    """
-    made = {}
-    for name, each in collections_of(model).items():
-        made[name] = InferenceBags(each.embedding_bag_configs(), features, precision)
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, made[name])
-    return made
+    bags = InferenceBags(collection_of(model).embedding_bag_configs(), features, precision)
+    model.embeddings = bags
+    return bags

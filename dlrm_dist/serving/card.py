@@ -2,13 +2,16 @@
 
 from dlrm_dist.checkpoint.saved_run import SavedRun
 from dlrm_dist.data.schema import DatasetInfo
+from dlrm_dist.models.shape import dataset_shape
+from dlrm_dist.models.tables import tables_of
 from dlrm_dist.serving.bundle import Bundle
 
 _CARD = """# {run}, step {step:,}
 
 {model}, tables of {features} categories, {rows:,} rows x {width} in {embeddings}; the network in fp32.
 `model.pt2` is {program}. It takes float32 [B, {num_dense}], the ids of all categories one behind another, and int32
-[{features}, B], how many ids each row has; it gives probabilities, float32 [B]. `dlrm_dist.Predictor` does the rest:
+[{features}, B], how many ids each row has; it gives probabilities, float32 [B].{managed} `dlrm_dist.Predictor` does the
+rest:
 
 ```python
 import json, dlrm_dist
@@ -28,12 +31,14 @@ Against the trained model, over {check.rows:,} rows: probabilities differ by at 
 ## Versions
 {versions}. An export is a program: load only one whose origin you trust. `export.json` has a SHA-256 of each file.
 """
+_MANAGED = " Ids of {} are rows there already, by `managed.safetensors`: their tables had managed collisions."
 _PROGRAMS = {"pt2": "what torch.export saves, for CPU", "aoti": "compiled ahead of time (AOTInductor) for this CPU"}
 
 
 def card(saved: SavedRun, bundle: Bundle) -> str:
     """The card, Markdown."""
     model, check = saved.config.model, bundle.check
+    shape = dataset_shape(saved.info, model, saved.config.data.expand_multi_hot)
     auc = ""
     if check.auc is not None:
         auc = f"; its AUC is {check.auc:.5f}, and differs by {check.auc_change:.2g} (allowed {check.auc_tolerance:g})"
@@ -42,11 +47,12 @@ def card(saved: SavedRun, bundle: Bundle) -> str:
         step=bundle.step,
         model=model.name,
         features=len(saved.info.categories),
-        rows=sum(model.num_embeddings or (each.rows for each in saved.info.categories)),
+        rows=sum(table.rows for table in tables_of(model, shape.named_rows)),
         width=model.embedding_dim,
         embeddings=bundle.embeddings,
         program=_PROGRAMS[bundle.program],
         num_dense=len(saved.info.dense),
+        managed=_MANAGED.format(", ".join(model.managed_collisions)) if model.managed_collisions else "",
         data=_data(saved.info),
         scores=", ".join(f"{key} {value:.5g}" for key, value in bundle.scores.items()) or "it was not scored then",
         check=check,

@@ -22,7 +22,7 @@ _VALUES = 2
 def write_example(scorer: Scorer, folder: Path) -> None:
     """Write the request, and what it gives; without rows where the run's dataset was made without raw ones."""
     try:
-        rows = [*_rows(scorer.transform, folder), {}]
+        rows = _rows(scorer.transform, folder)
     except UserError:
         rows = []
     found = [round(float(each), 7) for each in scorer.predict(rows)] if rows else []
@@ -30,14 +30,27 @@ def write_example(scorer: Scorer, folder: Path) -> None:
 
 
 def _rows(transform: Transform, folder: Path) -> list[dict[str, Any]]:
-    """Rows with values; those of other formats than Criteo's, whose values may be known by a hash alone, of numbers."""
+    """Rows with values, and one with none but kept ids, which cannot be missing.
+
+    Categories of other formats than Criteo's, whose values may be known by a hash alone, have none.
+    """
     names = kaggle.DENSE if transform.options.format in CRITEO else transform.info.dense
     rows: list[dict[str, Any]] = [dict.fromkeys(names, number) for number in range(1, _VALUES + 1)]
     if transform.options.format in CRITEO:
         for name in kaggle.CATEGORIES:
             for row, value in zip(rows, _frequent(folder, name), strict=True):
                 row[name] = None if value is None else f"{value:08x}"
-    return rows
+    return [row | _kept(transform, number) for number, row in enumerate([*rows, {}])]
+
+
+def _kept(transform: Transform, number: int) -> dict[str, Any]:
+    """Ids that a schema file keeps as they are."""
+    found: dict[str, Any] = {}
+    if transform.schema:
+        for column in (each for each in transform.columns if each.ids == "keep"):
+            name, id_ = transform.schema.categories[column.name].column or column.name, number % column.rows
+            found[name] = [id_] if column.multi_hot else id_
+    return found
 
 
 def _frequent(folder: Path, name: str) -> list[int | None]:

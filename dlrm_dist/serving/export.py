@@ -12,18 +12,21 @@ import torch
 from torch import Tensor
 
 from dlrm_dist.checkpoint.folder import read_facts
-from dlrm_dist.checkpoint.saved_run import SavedRun, check_columns
+from dlrm_dist.checkpoint.saved_run import SavedRun, check_columns, check_rows
+from dlrm_dist.checkpoint.source import Source
 from dlrm_dist.data.schema import LABEL, DatasetInfo, read_info
 from dlrm_dist.errors import UserError
 from dlrm_dist.serving import program
-from dlrm_dist.serving.bags import Precision, replace_collections
-from dlrm_dist.serving.bundle import CARD, Bundle, saved_of, versions, write_bundle
+from dlrm_dist.serving.bags import Precision, replace_tables
+from dlrm_dist.serving.bundle import CARD, Bundle, Signature, versions, write_bundle
 from dlrm_dist.serving.card import card
 from dlrm_dist.serving.check import DiffersError, compare
 from dlrm_dist.serving.example import write_example
 from dlrm_dist.serving.inputs import InputCodec
+from dlrm_dist.serving.managed import IdMaps, read_maps, write_maps
 from dlrm_dist.serving.program import Inputs, Probabilities
 from dlrm_dist.serving.reference import Reference
+from dlrm_dist.serving.row_files import readable
 from dlrm_dist.serving.scorer import BATCH_ROWS, Scorer
 from dlrm_dist.serving.weights import build_unsharded, open_weights, tables
 
@@ -50,9 +53,10 @@ def export(saved: SavedRun, data: Path, split: str, out: Path, precision: Precis
         raise UserError(f"{out}: is there already; name a folder that does not exist")
     if form == "aoti":
         program.check_compiler()
-    inputs, labels = _sample(saved, data, split)
-    features = [each.name for each in saved.info.categories]
-    module, before = _gathered(saved, features, inputs, precision)
+    source = open_weights(saved)
+    maps = read_maps(saved.config.model, source)
+    inputs, labels = _sample(saved, maps, data, split)
+    module, before = _gathered(saved, source, inputs, precision)
     with _appearing(out) as folder:
         program.write(module, inputs[0], form, folder / program.FILE)
         loaded = program.load(form, folder / program.FILE)
@@ -63,28 +67,31 @@ def export(saved: SavedRun, data: Path, split: str, out: Path, precision: Precis
                 f"{check.difference:.3g} (allowed {check.tolerance:g}), AUC by {check.auc_change or 0:.3g} (allowed "
                 f"{check.auc_tolerance:g}); use --embeddings of more bits"
             )
-        _copy_run(saved, folder)
-        write_example(Scorer(saved_of(folder), loaded), folder)
         bundle = Bundle(
             program=form,
             embeddings=precision,
+            signature=Signature.of(saved),
             run=saved.path.resolve().name,
             step=saved.step,
             scores=read_facts(saved.checkpoint).scores,
             check=check,
             versions=versions(),
-            sha256={},
         )
+        write_maps(maps, folder)
+        if (saved.path / "vocabulary").is_dir():
+            shutil.copytree(saved.path / "vocabulary", folder / "vocabulary")
+        write_example(Scorer(bundle.signature.columns(folder), loaded, maps), folder)
         (folder / CARD).write_text(card(saved, bundle))
         return write_bundle(folder, bundle)
 
 
-def _sample(saved: SavedRun, data: Path, split: str) -> tuple[list[Inputs], Tensor]:
+def _sample(saved: SavedRun, maps: IdMaps, data: Path, split: str) -> tuple[list[Inputs], Tensor]:
     """The first rows of a split, and their labels, float32 [rows]."""
     info = read_info(data)
-    check_columns(saved, data, info)
+    check_columns(saved.columns, data, info)
+    check_rows(data, info, split, 1)
     table = _first_rows(data, info, split)
-    codec = InputCodec(saved, f"the rows of {data}")
+    codec = InputCodec(saved.columns, maps, f"the rows of {data}")
     starts = range(0, table.num_rows, BATCH_ROWS)
     labels = torch.from_numpy(table[LABEL].to_numpy().astype(np.float32))
     return [codec.inputs(table[start : start + BATCH_ROWS]) for start in starts], labels
@@ -92,11 +99,9 @@ def _sample(saved: SavedRun, data: Path, split: str) -> tuple[list[Inputs], Tens
 
 def _first_rows(data: Path, info: DatasetInfo, split: str) -> pa.Table:
     """At least two: with one, torch.export would take the number of rows for a constant."""
-    if split not in info.splits:
-        raise UserError(f"{data}: has no split {split!r}; it has {', '.join(info.splits)}")
     found, have = list[pa.RecordBatch](), 0
     for part in info.splits[split].parts:
-        with pq.ParquetFile(data / part) as file:
+        with readable(str(data / part)), pq.ParquetFile(data / part) as file:
             for batch in file.iter_batches(CHECKED_ROWS):
                 found.append(batch[: CHECKED_ROWS - have])
                 have += found[-1].num_rows
@@ -108,24 +113,17 @@ def _first_rows(data: Path, info: DatasetInfo, split: str) -> pa.Table:
 
 
 def _gathered(
-    saved: SavedRun, features: Sequence[str], inputs: Sequence[Inputs], precision: Precision
+    saved: SavedRun, source: Source, inputs: Sequence[Inputs], precision: Precision
 ) -> tuple[Probabilities, Tensor]:
     """The model to export, and the trained model's probabilities of the inputs; each table is read once."""
-    source = open_weights(saved)
-    model, served = build_unsharded(saved, source), build_unsharded(saved, source)
-    reference, bags = Reference(model, features, inputs), replace_collections(served, features, precision)
-    for table in tables(model, source):
-        bags[table.collection].fill(table.name, table.weight)
+    features = [each.name for each in saved.info.categories]
+    served = build_unsharded(saved, source)
+    reference = Reference(build_unsharded(saved, source), features, inputs)
+    bags = replace_tables(served, features, precision)
+    for table in tables(bags.names, source):
+        bags.fill(table.name, table.weight)
         reference.take(table)
-    return Probabilities(served).eval(), reference.probabilities()
-
-
-def _copy_run(saved: SavedRun, folder: Path) -> None:
-    """What the ids mean, how raw values become them, and the config."""
-    saved.info.model_copy(update={"splits": {}, "inputs": ()}).write(folder)
-    saved.config.write(folder / "config.toml")
-    if (saved.path / "vocabulary").is_dir():
-        shutil.copytree(saved.path / "vocabulary", folder / "vocabulary")
+    return Probabilities(served), reference.probabilities()
 
 
 @contextmanager

@@ -1,23 +1,36 @@
 """Rows of a prepared dataset as the tensors that a program takes."""
 
+import logging
+
 import numpy as np
 import pyarrow as pa
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dlrm_dist.checkpoint.saved_run import SavedRun
+from dlrm_dist.checkpoint.saved_run import Columns
 from dlrm_dist.data.rows import RowCodec
 from dlrm_dist.data.schema import LABEL
 from dlrm_dist.errors import UserError
+from dlrm_dist.serving.managed import IdMaps
 from dlrm_dist.serving.program import Inputs
+
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # a remark on how TorchRec's tensors are made
 
 
 class InputCodec:
-    """The way from columns to tensors, the same as in training: a sample's ids are expanded where they were."""
+    """The way from columns to tensors, the same as in training: ids are expanded, and mapped to rows, where they were.
 
-    def __init__(self, saved: SavedRun, name: str) -> None:
-        """Take the run, and what messages call the rows."""
-        info = saved.info.model_copy(update={"weight": None})
+    Args:
+        columns: of the run.
+        maps: of the categories whose tables have managed collisions.
+        name: what messages call the rows.
+    """
+
+    def __init__(self, columns: Columns, maps: IdMaps, name: str) -> None:
+        info = columns.info.model_copy(update={"weight": None})
         self._name, self._columns = name, (*info.dense, *(each.name for each in info.categories))
-        self._codec = RowCodec(name, info, saved.config.data.expand_multi_hot, 1)
+        self._codec = RowCodec(name, info, columns.expand, 1)
+        self._maps = maps
         self.features = tuple(each.name for each in info.categories)
 
     def inputs(self, rows: pa.Table) -> Inputs:
@@ -35,7 +48,15 @@ class InputCodec:
         self._check_types(whole)
         decoded = self._codec.decode(whole, np.arange(count, dtype=np.uint32), 1)
         batch = self._codec.batch([decoded], count, count)
-        return Inputs(batch.dense, batch.sparse.values(), batch.sparse.lengths().view(len(self.features), count))
+        lengths = batch.sparse.lengths().view(len(self.features), count)
+        return Inputs(batch.dense, self._rows_of(batch.sparse), lengths)
+
+    def _rows_of(self, sparse: KeyedJaggedTensor) -> torch.Tensor:
+        """The ids of all categories one behind another, as rows of their tables."""
+        if not self._maps:
+            return sparse.values()
+        parts = zip(self.features, sparse.values().split(sparse.length_per_key()), strict=True)
+        return torch.cat([self._maps[name].rows_of(ids) if name in self._maps else ids for name, ids in parts])
 
     def _check_types(self, rows: pa.Table) -> None:
         wrong = [name for name in self._columns[: -len(self.features)] if rows.schema.field(name).type != pa.float32()]

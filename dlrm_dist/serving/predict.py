@@ -1,7 +1,8 @@
 """Predict: a probability for each row of some files, in their order, in bounded memory."""
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +10,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dlrm_dist import progress
 from dlrm_dist.errors import UserError
-from dlrm_dist.serving.progress import Progress
 from dlrm_dist.serving.row_files import Piece, RowFiles
 from dlrm_dist.serving.scorer import Scorer
 
@@ -46,19 +47,19 @@ def predict(scorer: Scorer, files: RowFiles, out: Path) -> Predicted:
         UserError: a row is bad, or `out` cannot be written.
     """
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    started = time.perf_counter()
     try:
-        with Progress(out.name, files.rows) as progress:
-            _write(scorer, files, temporary, progress)
-            rate = progress.rate
+        with progress.bar("predict", "rows", files.rows) as shown:
+            _write(scorer, files, temporary, shown.update)
         temporary.replace(out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}; nothing was left behind") from None
     finally:
         temporary.unlink(missing_ok=True)
-    return Predicted(files.rows, rate)
+    return Predicted(files.rows, files.rows / (time.perf_counter() - started))
 
 
-def _write(scorer: Scorer, files: RowFiles, path: Path, progress: Progress) -> None:
+def _write(scorer: Scorer, files: RowFiles, path: Path, told: Callable[[int], object]) -> None:
     writer: pq.ParquetWriter | None = None
     try:
         for piece in _ahead(files.pieces()):
@@ -67,7 +68,7 @@ def _write(scorer: Scorer, files: RowFiles, path: Path, progress: Progress) -> N
             table = pa.table({**kept, PROBABILITY: scores})
             writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
             writer.write_table(table)
-            progress.add(table.num_rows)
+            told(table.num_rows)
     finally:
         if writer:
             writer.close()

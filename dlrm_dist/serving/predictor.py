@@ -7,7 +7,8 @@ import numpy as np
 
 from dlrm_dist.errors import UserError, first_line
 from dlrm_dist.serving import program
-from dlrm_dist.serving.bundle import EXAMPLE, read_bundle, saved_of, versions
+from dlrm_dist.serving.bundle import EXAMPLE, read_bundle, versions
+from dlrm_dist.serving.managed import load_maps
 from dlrm_dist.serving.scorer import Scorer
 
 _EXAMPLE_TOLERANCE = 1e-4
@@ -40,7 +41,7 @@ class Predictor(Scorer):
             loaded = program.load(self.bundle.program, folder / program.FILE)
         except Exception as error:  # PyTorch's own have no common base
             raise UserError(f"{folder / program.FILE}: {first_line(error)}; {self._made_with()}") from None
-        super().__init__(saved_of(folder), loaded)
+        super().__init__(self.bundle.signature.columns(folder), loaded, load_maps(folder))
         self._check_example(folder)
 
     def _made_with(self) -> str:

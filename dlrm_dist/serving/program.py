@@ -1,8 +1,11 @@
 """The program of an export: a model that gives probabilities, traced with a batch of any size, compiled if asked to."""
 
 import functools
+import logging
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -42,13 +45,14 @@ class Probabilities(nn.Module):
     """A model whose collections were replaced, giving probabilities.
 
     Args:
-        model: gives logits.
+        model: gives logits; in evaluation mode, without gradients.
         bf16: multiply in bfloat16, as in training with that precision.
     """
 
     def __init__(self, model: nn.Module, bf16: bool = False) -> None:
         super().__init__()
         self.model, self._bf16 = model, bf16
+        self.eval()
 
     def forward(self, dense: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
         """`Inputs` to probabilities, float32 [B]."""
@@ -91,8 +95,7 @@ def write(module: Probabilities, example: Inputs, form: Format, path: Path) -> N
     """
     _register_classes()
     any_size = torch.export.Dim.DYNAMIC
-    # PyTorch's remarks about itself are not for the user.
-    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+    with torch.no_grad(), _quiet():
         module(*example)  # a model keeps what it works out on the first call, which must not be traced
         shapes = ({0: any_size}, {0: any_size}, {1: any_size})
         program = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
@@ -111,10 +114,23 @@ def write(module: Probabilities, example: Inputs, form: Format, path: Path) -> N
 def load(form: Format, path: Path) -> Program:
     """Load what `write` wrote. A program is code: load only those whose origin you trust."""
     _register_classes()
-    with warnings.catch_warnings(action="ignore"):
+    with _quiet():
         if form == "aoti":
             return torch._inductor.aoti_load_package(str(path))
         return torch.export.load(path).module()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """PyTorch's remarks about itself are not for the user."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @functools.cache

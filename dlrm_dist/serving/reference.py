@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dlrm_dist.serving.bags import collections_of
+from dlrm_dist.models.click_model import ClickModel
+from dlrm_dist.serving.bags import collection_of
 from dlrm_dist.serving.program import Inputs
 from dlrm_dist.serving.weights import Table
 
@@ -18,24 +19,23 @@ class Reference:
     """A model whose tables hold the rows that some inputs look up.
 
     Args:
-        model: with its trained network, and its collections on the meta device; it is taken over.
+        model: with its trained network, and its tables on the meta device; it is taken over.
         features: the categories, in the order of the inputs.
         inputs: all that it will score.
     """
 
-    def __init__(self, model: nn.Module, features: Sequence[str], inputs: Sequence[Inputs]) -> None:
+    def __init__(self, model: ClickModel, features: Sequence[str], inputs: Sequence[Inputs]) -> None:
         self._model, self._features, self._inputs = model, list(features), inputs
         self._used: dict[str, Tensor] = {}
         """The ids of each feature that are looked up, sorted; features of one table share them."""
-        for collection in collections_of(model).values():
-            for table in collection.embedding_bag_configs():
-                ids = [self._ids(each, feature) for each in inputs for feature in table.feature_names]
-                used = torch.cat(ids).unique()
-                self._used |= {name: used for name in table.feature_names}
+        for table in collection_of(model).embedding_bag_configs():
+            ids = [self._ids(each, feature) for each in inputs for feature in table.feature_names]
+            used = torch.cat(ids).unique()
+            self._used |= {name: used for name in table.feature_names}
 
     def take(self, table: Table) -> None:
         """Keep a table's rows that are looked up."""
-        collection = collections_of(self._model)[table.collection]
+        collection = collection_of(self._model)
         feature = next(each.feature_names[0] for each in collection.embedding_bag_configs() if each.name == table.name)
         rows = table.weight[self._used[feature]].float()
         collection.embedding_bags[table.name].weight = nn.Parameter(rows, requires_grad=False)

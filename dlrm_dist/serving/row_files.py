@@ -4,6 +4,7 @@ import codecs
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from dlrm_dist.checkpoint.saved_run import check_rows
 from dlrm_dist.data import files, formats, raw_rows
 from dlrm_dist.data.files import File
 from dlrm_dist.data.kaggle import CATEGORIES, DENSE
@@ -20,7 +22,7 @@ from dlrm_dist.data.schema import LABEL, DatasetInfo
 from dlrm_dist.data.sources import Source
 from dlrm_dist.data.text import TextSource
 from dlrm_dist.data.transform import Transform
-from dlrm_dist.errors import UserError
+from dlrm_dist.errors import UserError, first_line
 
 _READ_ROWS = 1 << 15
 """Rows that are read at a time."""
@@ -31,6 +33,13 @@ class Piece(NamedTuple):
 
     prepared: pa.Table
     kept: pa.Table | None
+
+
+class _Parquet(NamedTuple):
+    """A Parquet file: its name for messages, and how it is opened."""
+
+    name: str
+    open: Callable[[], pq.ParquetFile]
 
 
 class RowFiles(NamedTuple):
@@ -46,17 +55,12 @@ def prepared_rows(folder: Path, info: DatasetInfo, split: str, keep: Sequence[st
     Raises:
         UserError: the dataset has no such split, no rows in it, or no such column to keep.
     """
-    if split not in info.splits:
-        raise UserError(f"{folder}: has no split {split!r}; it has {', '.join(info.splits)}; choose with --split")
+    check_rows(folder, info, split, 1)
     _check_kept(keep, (LABEL, *info.dense, *(each.name for each in info.categories), *filter(None, [info.weight])))
     paths = [folder / part for part in info.splits[split].parts]
-    rows = info.splits[split].rows
-    if not rows:
-        raise UserError(f"{folder}: split {split} has no rows; there is nothing to score; choose another --split")
     features = (*info.dense, *(each.name for each in info.categories))
-    return RowFiles(
-        rows, partial(_parquet, [partial(pq.ParquetFile, path) for path in paths], features, keep, pa.table)
-    )
+    parts = [_Parquet(str(path), partial(pq.ParquetFile, path)) for path in paths]
+    return RowFiles(info.splits[split].rows, partial(_parquet, parts, features, keep, pa.table))
 
 
 def raw_rows_of(given: str, form: str, transform: Transform, keep: Sequence[str]) -> RowFiles:
@@ -114,10 +118,10 @@ def _fields(text: bytes, known: Sequence[str], keep: Sequence[str]) -> pa.Table:
 
 
 def _raw_parquet(found: Sequence[File], transform: Transform, keep: Sequence[str]) -> RowFiles:
-    openers = [partial(_open, file) for file in found]
+    parts = [_Parquet(file.name, partial(_open, file)) for file in found]
     rows = 0
-    for file, opener in zip(found, openers, strict=True):
-        with opener() as parquet:
+    for file in parts:
+        with readable(file.name), file.open() as parquet:
             names = parquet.schema_arrow.names
             rows += parquet.metadata.num_rows
         missing = [name for name in (*raw_rows.raw_columns(transform), *keep) if name not in names]
@@ -129,26 +133,35 @@ def _raw_parquet(found: Sequence[File], transform: Transform, keep: Sequence[str
     def prepare(table: pa.Table) -> pa.Table:
         return transform.prepared(raw_rows.parse(table, transform))
 
-    return RowFiles(rows, partial(_parquet, openers, raw_rows.raw_columns(transform), keep, prepare))
+    return RowFiles(rows, partial(_parquet, parts, raw_rows.raw_columns(transform), keep, prepare))
 
 
 def _open(file: File) -> pq.ParquetFile:
+    return pq.ParquetFile(file.open())
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Say in one line that a Parquet file cannot be read.
+
+    Raises:
+        UserError: so.
+    """
     try:
-        return pq.ParquetFile(file.open())
+        yield
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from these two
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{file.name}: cannot be read: {reason}; allowed: readable Parquet; mend it") from None
+        raise UserError(f"{name}: cannot be read: {first_line(error)}; allowed: readable Parquet; mend it") from None
 
 
 def _parquet(
-    openers: Sequence[Callable[[], pq.ParquetFile]],
+    parts: Sequence[_Parquet],
     features: Sequence[str],
     keep: Sequence[str],
     prepare: Callable[[pa.Table], pa.Table],
 ) -> Iterator[Piece]:
     columns = list(dict.fromkeys([*features, *keep]))
-    for opener in openers:
-        with opener() as parquet:
+    for part in parts:
+        with readable(part.name), part.open() as parquet:
             for batch in parquet.iter_batches(_READ_ROWS, columns=columns):
                 table = pa.Table.from_batches([batch])
                 kept = table.select(keep) if keep else None

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dlrm_dist.checkpoint.saved_run import SavedRun
+from dlrm_dist.checkpoint.saved_run import Columns, SavedRun
 from dlrm_dist.data.raw_rows import RawRow, parse, table_of
 from dlrm_dist.data.transform import Transform
 from dlrm_dist.errors import UserError
-from dlrm_dist.serving.bags import replace_collections
+from dlrm_dist.serving.bags import replace_tables
 from dlrm_dist.serving.inputs import InputCodec
+from dlrm_dist.serving.managed import IdMaps, read_maps
 from dlrm_dist.serving.program import Probabilities, Program
 from dlrm_dist.serving.weights import build_unsharded, open_weights, tables
 
@@ -31,13 +32,14 @@ class Scorer:
     """A program with what its inputs are made by: transform and vocabularies, in the folder of a run or an export.
 
     Args:
-        saved: the run, or the export.
+        columns: of the run, or the export.
         program: gives probabilities.
+        maps: of the categories whose tables have managed collisions.
     """
 
-    def __init__(self, saved: SavedRun, program: Program) -> None:
-        self.saved, self._program = saved, program
-        self._codec = InputCodec(saved, "the rows")
+    def __init__(self, columns: Columns, program: Program, maps: IdMaps) -> None:
+        self.columns, self._program = columns, program
+        self._codec = InputCodec(columns, maps, "the rows")
 
     @cached_property
     def transform(self) -> Transform:
@@ -46,7 +48,7 @@ class Scorer:
         Raises:
             UserError: the run's dataset was made without raw rows; a vocabulary is missing or damaged.
         """
-        return Transform(self.saved.path, self.saved.info)
+        return Transform(self.columns.folder, self.columns.info)
 
     def predict(self, rows: Rows, prepared: bool = False) -> Scores:
         """The probability of a click for each row, float32 [rows], in the rows' order.
@@ -102,10 +104,9 @@ def scorer_of_run(saved: SavedRun) -> Scorer:
         UserError: the checkpoint is damaged, or of another model.
     """
     source = open_weights(saved)
-    model, served = build_unsharded(saved, source), build_unsharded(saved, source)
-    bags = replace_collections(
-        served, [each.name for each in saved.info.categories], saved.config.model.table_precision
-    )
-    for table in tables(model, source):
-        bags[table.collection].fill(table.name, table.weight)
-    return Scorer(saved, Probabilities(served.eval(), saved.config.train.precision == "bf16"))
+    model = build_unsharded(saved, source)
+    bags = replace_tables(model, [each.name for each in saved.info.categories], saved.config.model.table_precision)
+    for table in tables(bags.names, source):
+        bags.fill(table.name, table.weight)
+    program = Probabilities(model, saved.config.train.precision == "bf16")
+    return Scorer(saved.columns, program, read_maps(saved.config.model, source))

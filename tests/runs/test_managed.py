@@ -1,19 +1,26 @@
 """Runs with managed collisions, as a user calls them: stopped and continued, started from, and what is refused."""
 
+import itertools
 import json
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.metrics import log_loss
 
 from dlrm_dist.checkpoint.init_from import _managed_problem
+from dlrm_dist.checkpoint.saved_run import find
 from dlrm_dist.checkpoint.source import open_source
 from dlrm_dist.cli import main
 from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.schema import RAW_IDS
+from dlrm_dist.models.managed import mixed
+from dlrm_dist.serving.managed import load_maps, read_maps
 from tests.helpers import ROOT, run_command
+from tests.runs.serving import tool
 
 MANAGED = ("--model.managed_collisions", "C3,C8", "--model.managed_rows", "24", "--model.eviction_interval", "5")
 OPTIMIZER = ("--optimizer.sparse", "adagrad")
@@ -100,3 +107,27 @@ def test_a_run_starts_from_the_whole_tensors_of_another(whole_run, raw_clicks, t
     maps = [key for key in keys if key.endswith("_mch_sorted_raw_ids")]
     assert len(maps) == 2 and all((after.read(key) < RAW_IDS).sum() == 22 for key in maps)
     assert all(torch.equal(before.read(key), after.read(key)) for key in keys)
+
+
+def test_a_run_on_two_ranks_scores_elsewhere_as_it_did(whole_run, raw_clicks, tmp_path):
+    """By its checkpoint and by an export, prepared rows and raw ones: the log loss is that of the two ranks."""
+    done = tool("export", whole_run, tmp_path / "out", "--embeddings", "fp32")
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(tmp_path / "out", tmp_path / "moved")  # it needs nothing but its folder
+    shutil.rmtree(tmp_path / "out")
+    rows = (raw_clicks, "--keep", "label"), (raw_clicks.parent / "valid.tsv", "--keep", "label", "--format", "kaggle")
+    wanted = json.loads((whole_run / "result.json").read_text())["log_loss"]
+    first = None
+    for number, (trained, (given, *more)) in enumerate(itertools.product((whole_run, tmp_path / "moved"), rows)):
+        done = tool("predict", trained, given, tmp_path / f"{number}.parquet", *more)
+        assert done.returncode == 0, done.stderr
+        found = pq.read_table(tmp_path / f"{number}.parquet")
+        scores = found["probability"].to_numpy()
+        assert log_loss(found["label"].to_numpy(), scores.astype(np.float64)) == pytest.approx(wanted, abs=1e-6)
+        first = scores if first is None else first
+        np.testing.assert_allclose(scores, first, atol=1e-6, rtol=0)
+    ids = torch.arange(10_000, 11_000)  # of values that no row has
+    for maps in (load_maps(tmp_path / "moved"), read_maps(find(whole_run).config.model, open_source(whole_run))):
+        found = maps["C8"].rows_of(ids)
+        assert maps.keys() == {"C3", "C8"} and len(maps["C8"].rows.unique()) == len(maps["C8"].ids) == 22
+        assert torch.equal(found, torch.where(mixed(ids) < RAW_IDS // 2, 11, 23)) and len(found.unique()) == 2

@@ -1,10 +1,10 @@
 """A trained run scored elsewhere: predict, export and the Predictor against the trained model."""
 
-import io
+import errno
 import json
+import os
 import shutil
 import subprocess
-from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
 import pyarrow as pa
@@ -13,28 +13,18 @@ import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dlrm_dist import Predictor
+from dlrm_dist import Predictor, shard
 from dlrm_dist.checkpoint.saved_run import find
 from dlrm_dist.checkpoint.source import open_source
-from dlrm_dist.cli import main
 from dlrm_dist.data.kaggle import CATEGORIES, DENSE
 from dlrm_dist.data.schema import read_info
 from dlrm_dist.data.synthetic import write_clicks
 from dlrm_dist.errors import UserError
 from dlrm_dist.models.build import build_model
-from dlrm_dist.serving import check
+from dlrm_dist.serving import check, program
 from dlrm_dist.serving.export import export
 from tests.helpers import ROOT, assert_refused, numbered_dataset, run_command
-
-MODEL = ("--model.embedding_dim", "8", "--model.bottom_mlp", "16,8", "--model.top_mlp", "16,1")
-
-
-def tool(*words):
-    """The command in this process, where PyTorch is loaded already."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main([str(word) for word in words])
-    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+from tests.runs.serving import tool, train_here
 
 
 def valid_rows(data):
@@ -43,15 +33,8 @@ def valid_rows(data):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, clicks):
-    """Sharded over two ranks, by rows and by tables."""
-    runs = tmp_path_factory.mktemp("serving")
-    words = ("--data.path", clicks, "--train.batch_size", "100", "--run.folder", runs, "--run.name", "r")
-    more = ("--train.learning_rate", "0.05", "--sharding.types", "row_wise,table_wise", "--runtime.timeout_s", "60")
-    done = run_command(
-        *map(str, ("torchrun", "--nproc_per_node", 2, "launch/train.py", *MODEL, *words, *more)), folder=ROOT
-    )
-    assert done.returncode == 0, done.stderr
-    return runs / "r"
+    """On one rank; test_managed.py serves a sharded one."""
+    return train_here(clicks, tmp_path_factory.mktemp("serving") / "r")
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +62,8 @@ def trained(run, clicks):
 @pytest.fixture(scope="module")
 def exported(run, clicks, tmp_path_factory):
     out = tmp_path_factory.mktemp("exports") / "fp32"
-    done = run_command("dlrm-dist", "export", run, out, "--embeddings", "fp32", folder=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr and "within" in done.stdout
+    done = tool("export", run, out, "--embeddings", "fp32")
+    assert done.returncode == 0 and not done.stderr and "within" in done.stdout, done.stderr
     return out
 
 
@@ -128,13 +110,26 @@ def test_the_predictor_scores_raw_rows_as_the_trained_model_does(run, clicks, ra
     np.testing.assert_allclose(predictor.predict(rows[3]), found[3:4], atol=1e-6)
     np.testing.assert_allclose(predictor.predict(valid_rows(clicks), prepared=True), found, atol=1e-6, rtol=0)
     np.testing.assert_allclose(found, trained, atol=1e-6, rtol=0)
-    assert not torch.distributed.is_initialized()
     assert predictor.predict([]).shape == (0,)
     for bad, said in (({"C99": 1}, "no column is called 'C99'"), ({"C1": "xyz"}, "column C1"), ({"I1": "?"}, "I1")):
         with pytest.raises(UserError, match=said):
             predictor.predict(bad)
     with pytest.raises(UserError, match="lack column I2"):
         predictor.predict(table.drop_columns("I2"))
+
+
+def test_an_export_scores_in_a_process_and_a_folder_of_its_own(exported, tmp_path):
+    """Its own example, as its card says."""
+    shutil.copytree(exported, tmp_path / "moved")
+    card = (tmp_path / "moved" / "README.md").read_text()
+    code = card.partition("```python\n")[2].partition("```")[0].replace("dlrm_dist.Pred", "found = dlrm_dist.Pred")
+    more = "import torch\nalone = not torch.distributed.is_initialized()\n"
+    more += "print(json.dumps([found.tolist(), request['probabilities'], alone]))"
+    done = run_command("python", "-c", code + more, folder=tmp_path / "moved", PYTHONPATH=str(ROOT))
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    found, wanted, alone = json.loads(done.stdout)
+    assert alone and len(found) == 3
+    np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=0)
 
 
 def test_a_quantised_export_is_smaller_and_says_how_far_it_is(run, exported, tmp_path):
@@ -156,6 +151,25 @@ def test_an_export_that_differs_is_not_made(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_evaluation_draws_no_tables(run, clicks, monkeypatch):
+    monkeypatch.setattr(shard, "_fill", lambda *_: pytest.fail("initial weights are drawn"))
+    done = tool("evaluate", run, clicks, "--json")
+    assert done.returncode == 0, done.stderr
+    wanted = json.loads((run / "result.json").read_text())["log_loss"]
+    assert json.loads(done.stdout)["scores"][0]["log_loss"] == pytest.approx(wanted, abs=1e-9)
+
+
+def test_bf16_training_changes_no_auc(clicks, tmp_path):
+    """An export multiplies in fp32; the trained model, scored as it was trained, in bf16."""
+    run = train_here(clicks, tmp_path / "r", "--train.precision", "bf16")
+    done = tool("export", run, tmp_path / "out", "--embeddings", "int8", "--split", "train")
+    assert done.returncode == 0, done.stderr
+    scores = tool("evaluate", run, clicks, "--split", "train", "--metrics.exact", "true", "--json")
+    after = json.loads((tmp_path / "out" / "export.json").read_text())["check"]
+    assert after["rows"] == 1003 and after["auc"] > 0.7
+    assert after["auc"] == pytest.approx(json.loads(scores.stdout)["scores"][0]["auc"], abs=5e-4)
+
+
 def test_mistakes_are_one_line_and_leave_nothing(run, clicks, raw, exported, tmp_path):
     numbered_dataset(tmp_path / "other", {"train": 50, "valid": 50})
     (tmp_path / "empty.tsv").write_text("")
@@ -165,6 +179,11 @@ def test_mistakes_are_one_line_and_leave_nothing(run, clicks, raw, exported, tmp
     with (mangled / "model.pt2").open("r+b") as file:
         file.seek(1000)
         file.write(b"x" * 100)
+    torn = tmp_path / "torn"
+    shutil.copytree(clicks, torn)
+    part = next((torn / "valid").iterdir())
+    whole = part.read_bytes()
+    part.write_bytes(whole[:4] + bytes(64) + whole[68:])
     foreign.mkdir()
     (foreign / "export.json").write_text('{"made": "elsewhere"}')
     before = sorted(tmp_path.iterdir())
@@ -177,13 +196,87 @@ def test_mistakes_are_one_line_and_leave_nothing(run, clicks, raw, exported, tmp
         (("predict", run, clicks, out, "--split", "test"), "has no split 'test'"),
         (("predict", run, raw / "valid.tsv", out, "--format", "slot"), "was trained on rows in format kaggle"),
         (("predict", mangled, raw / "valid.tsv", out, *kaggle), "file model.pt2 is damaged"),
-        (("predict", foreign, raw / "valid.tsv", out, *kaggle), "export.json: program: Field required"),
+        (("predict", foreign, raw / "valid.tsv", out, *kaggle), "export.json: says no format"),
+        (("predict", run, torn, out), "cannot be read"),
         (("export", run, mangled, "--embeddings", "fp32"), "is there already"),
+        (("export", run, tmp_path / "x", "--embeddings", "fp32", "--data", torn), "cannot be read"),
+        (("export", run, run, "--embeddings", "fp32"), "is there already"),
         (("export", run, tmp_path / "x", "--embeddings", "fp32", "--data", tmp_path / "other"), "other dense columns"),
     ):
         assert_refused(tool(*words), said)
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "there.parquet").read_text() == "mine"
+
+
+def test_a_mangled_export_is_named(exported, tmp_path):
+    """Each file of it: changed, cut off, gone."""
+    folder = tmp_path / "mangled"
+    shutil.copytree(exported, folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {str(path.relative_to(folder)) for path in files}
+    assert {"export.json", "model.pt2", "example.json", "README.md", "vocabulary/C1.parquet"} <= names
+    assert not names & {"config.toml", "dataset.json"}  # whose keys change; see export.json's signature
+    for path in files:
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        for harmed in (changed, whole[:middle], b"", None):
+            path.unlink() if harmed is None else path.write_bytes(harmed)
+            with pytest.raises(UserError, match=path.name) as caught:
+                Predictor(folder)
+            assert "export" in str(caught.value) and "\n" not in str(caught.value)
+            path.write_bytes(whole)
+    Predictor(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"format": 2}', "is of format 2, this program reads up to 1; use the version"),
+        ('{"made": "elsewhere"}', "says no format"),
+        ("[1]", "says no format"),
+        ('{"format": 1}', "is damaged"),
+    ],
+)
+def test_records_of_others_are_refused(tmp_path, text, said):
+    (tmp_path / "export.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        Predictor(tmp_path)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_what_is_cut_off_leaves_nothing(run, clicks, tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
+    monkeypatch.setattr(program, "write", fail)
+    for words in (("predict", run, clicks, tmp_path / "out"), ("export", run, tmp_path / "x", "--embeddings", "int8")):
+        done = tool(*words)
+        if isinstance(error, OSError):
+            assert_refused(done, "cannot be written: No space left on device")
+        else:
+            assert (done.returncode, done.stderr) == (130, "interrupted; nothing was left behind\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiled_program_scores_alike(run, clicks, exported, tmp_path):
+    """In a process of its own, as it compiles for long where the machine is busy."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        pytest.skip("no C++ compiler here")
+    words = ("export", run, tmp_path / "aoti", "--embeddings", "int8", "--format", "aoti")
+    try:
+        done = run_command(
+            "dlrm-dist", *words, folder=ROOT, timeout=45, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache")
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip("compiling takes more than 45 s here")
+    assert done.returncode == 0, done.stderr
+    rows = valid_rows(clicks)
+    found, wanted = (Predictor(each).predict(rows, prepared=True) for each in (tmp_path / "aoti", exported))
+    np.testing.assert_allclose(found, wanted, atol=0.02, rtol=0)
+    assert np.abs(found - wanted).max() > 0
 
 
 def test_without_a_compiler_compilation_says_what_it_wants(run, tmp_path, monkeypatch):
@@ -193,3 +286,5 @@ def test_without_a_compiler_compilation_says_what_it_wants(run, tmp_path, monkey
     with pytest.raises(UserError, match=r"g\+\+.*--format pt2 needs none"):
         export(saved, saved.config.data.path, "valid", tmp_path / "x", "int8", "aoti")
     assert list(tmp_path.iterdir()) == []
+    export(saved, saved.config.data.path, "valid", tmp_path / "x", "int8", "pt2")
+    assert Predictor(tmp_path / "x").predict({}).shape == (1,)
