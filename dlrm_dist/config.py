@@ -95,6 +95,13 @@ class ModelSection(Section):
     """Widths of the top MLP's layers; the last must be 1 (the logit), or 2 with `paddlerec` (one logit a class)."""
     deep_mlp: tuple[Positive, ...] = (128, 64)
     """Widths of the deep network's layers of `dcn`."""
+    cross: Literal["vector", "matrix"] = "vector"
+    """Weights of a layer of `dcn`'s cross network: a vector is arXiv 1708.05123, a whole matrix the second version,
+    arXiv 2008.13535."""
+    batch_norm: bool = False
+    """Batch normalisation before the ReLU of hidden layers of all MLPs; `paddlerec` has one of its own, always."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the columns behind each hidden layer of the top or deep MLP that a training step drops."""
     managed_collisions: tuple[str, ...] = ()
     """Categories whose ids have no bound (`dlrm-dist prepare --raw`). Each id gets a row of its own, rows of the least
     used ids are given to new ones, ids without a row share one; tables are row_wise, on as many ranks as at first."""
@@ -118,12 +125,21 @@ class ModelSection(Section):
         logits, what = (2, "the logits of no click and of click") if self.name == "paddlerec" else (1, "the logit")
         if self.name in _WITH_MLPS and (not self.top_mlp or self.top_mlp[-1] != logits):
             raise ValueError(f"model.top_mlp must end with {logits}, {what}; it is {list(self.top_mlp)}")
+        if self.name == "paddlerec" and self.dropout:
+            raise ValueError(
+                f"model.dropout is {self.dropout}, but paddlerec has none; leave it out, or choose another model.name"
+            )
         if self.name == "dcn" and not self.deep_mlp:
             raise ValueError("model.deep_mlp must have a layer at least; it has none")
         if self.name == "dlrm_projection":
             for key in ("projection_branch1", "projection_branch2"):
                 self._check_branch(key, getattr(self, key))
         return self
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether statistics of the batch are part of the model."""
+        return self.batch_norm or self.name == "paddlerec"
 
     def _check_branch(self, key: str, widths: tuple[int, ...]) -> None:
         if not widths or widths[-1] % self.embedding_dim:

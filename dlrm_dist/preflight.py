@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dlrm_dist import config as config_module
 from dlrm_dist import learning_rate, mlperf_log, optim, runfolder, runtime
-from dlrm_dist.config import Config, ShardingSection, TrainSection
+from dlrm_dist.config import Config, ModelSection, ShardingSection, TrainSection
 from dlrm_dist.data import footers, planted
 from dlrm_dist.data.order import EpochOrder
 from dlrm_dist.data.schema import DatasetInfo, check_category, read_info
@@ -50,7 +50,7 @@ def validate(config: Config, world_size: int, local_world_size: int) -> None:
                 f"{key} is {batch_size}, the global batch of {world_size} ranks: each needs a row at least; "
                 f"use {world_size} or more, or fewer ranks"
             )
-    _check_micro_batches(config.train, config.model.name, world_size)
+    _check_micro_batches(config.train, config.model, world_size)
     if config.train.max_steps:
         learning_rate.check_length(config.schedule, config.train.max_steps)
     mlperf_log.check(config)
@@ -69,9 +69,9 @@ def validate(config: Config, world_size: int, local_world_size: int) -> None:
             _check_can_make(config.data.path, "data.path")
 
 
-def _check_micro_batches(section: TrainSection, model: str, world_size: int) -> None:
+def _check_micro_batches(section: TrainSection, model: ModelSection, world_size: int) -> None:
     rows = section.batch_size // world_size
-    if model == "paddlerec" and section.micro_batches > 1:
+    if model.has_batch_norm and section.micro_batches > 1:
         raise UserError(micro_batches.with_batch_norm(section.micro_batches))
     if rows < section.micro_batches:
         raise UserError(

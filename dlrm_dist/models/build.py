@@ -1,6 +1,7 @@
 """A model from its config section and the dataset's columns."""
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
@@ -14,6 +15,11 @@ from dlrm_dist.models.interaction import CrossInteraction, DotInteraction, Proje
 from dlrm_dist.models.managed import MixedTables
 from dlrm_dist.models.paddlerec import PaddleRecDLRM
 from dlrm_dist.models.tables import tables_of
+
+
+class _Extras(TypedDict):
+    batch_norm: bool
+    dropout: float
 
 
 def build_model(
@@ -65,11 +71,14 @@ def table_configs(section: ModelSection, features: Sequence[tuple[str, int]]) ->
 
 def _model(section: ModelSection, num_dense: int, names: list[str], tables: list[EmbeddingBagConfig]) -> ClickModel:
     meta = torch.device("meta")
+    extras: _Extras = {"batch_norm": section.batch_norm, "dropout": section.dropout}
     if section.name == "dcn":
-        return DCN(num_dense, tables, names, section.cross_layers, section.deep_mlp, meta)
+        layers, matrix = section.cross_layers, section.cross == "matrix"
+        return DCN(num_dense, tables, names, layers, section.deep_mlp, meta, matrix, **extras)
     if section.name == "paddlerec":
         return PaddleRecDLRM(num_dense, tables, names, section.bottom_mlp, section.top_mlp, meta)
-    return DLRM(num_dense, tables, section.bottom_mlp, section.top_mlp, _interaction(section, names), meta)
+    interaction = _interaction(section, names)
+    return DLRM(num_dense, tables, section.bottom_mlp, section.top_mlp, interaction, meta, **extras)
 
 
 def _interaction(section: ModelSection, names: list[str]) -> DotInteraction | CrossInteraction | ProjectionInteraction:

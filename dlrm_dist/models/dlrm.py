@@ -16,7 +16,7 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from dlrm_dist.models.click_model import ClickModel
 from dlrm_dist.models.interaction import CrossInteraction, DotInteraction, ProjectionInteraction
-from dlrm_dist.models.mlp import MLP
+from dlrm_dist.models.mlp import MLP, nothing, regularised, relu
 
 
 class DLRM(ClickModel):
@@ -29,6 +29,8 @@ class DLRM(ClickModel):
         top_mlp: widths of the top MLP's layers, the last 1.
         interaction: a module with `out_features` that takes the dense vector and the embeddings.
         tables_device: where the tables are made; `meta` takes no memory.
+        batch_norm: batch normalisation in the hidden layers of both MLPs.
+        dropout: share of the top MLP's hidden columns that are dropped in training.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class DLRM(ClickModel):
         top_mlp: Sequence[int],
         interaction: DotInteraction | CrossInteraction | ProjectionInteraction,
         tables_device: torch.device | None = None,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(tables, tables_device)
-        self.bottom_mlp = MLP(num_dense, bottom_mlp)
+        self.bottom_mlp = MLP(num_dense, bottom_mlp, regularised(batch_norm, 0.0), relu)
         self.interaction = interaction
-        self.top_mlp = MLP(interaction.out_features, top_mlp, logit=True)
+        self.top_mlp = MLP(interaction.out_features, top_mlp, regularised(batch_norm, dropout), nothing)
 
     def logits(self, dense_BN: Tensor, embedded: KeyedTensor) -> Tensor:
         """Float [B, N] and F embeddings to logits, float [B]."""

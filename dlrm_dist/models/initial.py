@@ -5,7 +5,7 @@
 - `dlrm_dcnv2`, `dlrm_projection`: MLPerf's torchrec_dlrm. Linear W and b ~ U(+-sqrt(1 / in)), PyTorch's own; a cross
   network's kernels Xavier-normal, its biases 0; tables as above.
 - `dcn`: the paper says nothing; its experiments ran on TensorFlow, whose default is Glorot-uniform with biases 0. A
-  cross network's kernels as torchrec's; tables as above.
+  cross network's vectors as torchrec's; tables as above.
 - `paddlerec`: W ~ N(0, sqrt(1 / in)) and tables ~ N(0, 1), both cut off at two standard deviations; biases 0.
 """
 

@@ -1,6 +1,6 @@
 """The layers that all models are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -16,16 +16,44 @@ class PaddedLinear(nn.Linear):
         return nn.functional.linear(inputs, weight, self.bias)
 
 
+Layers = Callable[[int], list[nn.Module]]
+"""What stands behind a linear layer of so many columns."""
+
+
+def relu(columns: int) -> list[nn.Module]:
+    """A ReLU."""
+    return [nn.ReLU(inplace=True)]
+
+
+def relu_and_norm(columns: int) -> list[nn.Module]:
+    """A ReLU, and a batch normalisation behind it: PaddleRec's order."""
+    return [nn.ReLU(inplace=True), BatchNorm(columns)]
+
+
+def nothing(columns: int) -> list[nn.Module]:
+    """Behind a logit."""
+    return []
+
+
+def regularised(batch_norm: bool, dropout: float) -> Layers:
+    """A ReLU, with a batch normalisation before it and dropout behind, if they are wanted: the order of FuxiCTR."""
+
+    def layers(columns: int) -> list[nn.Module]:
+        norm = [BatchNorm(columns)] if batch_norm else []
+        return [*norm, nn.ReLU(inplace=True), *([nn.Dropout(dropout)] if dropout else [])]
+
+    return layers
+
+
 class MLP(nn.Sequential):
-    """Linear layers, each with a ReLU behind it but, when `logit` is set, the last.
+    """Linear layers with `behind` after each, or after all but the last, which has `behind_last`."""
 
-    With `batch_norm` a batch normalisation follows each ReLU.
-    """
-
-    def __init__(self, in_features: int, widths: Sequence[int], logit: bool = False, batch_norm: bool = False) -> None:
+    def __init__(
+        self, in_features: int, widths: Sequence[int], behind: Layers = relu, behind_last: Layers | None = None
+    ) -> None:
         layers: list[nn.Module] = []
-        for width in widths:
-            layers += [(nn.Linear if layers else PaddedLinear)(in_features, width), nn.ReLU(inplace=True)]
-            layers += [BatchNorm(width)] if batch_norm else []
+        for number, width in enumerate(widths, 1):
+            layers.append((nn.Linear if layers else PaddedLinear)(in_features, width))
+            layers += (behind if behind_last is None or number < len(widths) else behind_last)(width)
             in_features = width
-        super().__init__(*(layers[:-1] if logit else layers))
+        super().__init__(*layers)

@@ -16,7 +16,7 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from dlrm_dist.models.click_model import ClickModel
 from dlrm_dist.models.interaction import DotInteraction
-from dlrm_dist.models.mlp import MLP
+from dlrm_dist.models.mlp import MLP, relu_and_norm
 
 
 class PaddleRecDLRM(ClickModel):
@@ -44,9 +44,9 @@ class PaddleRecDLRM(ClickModel):
         tables_device: torch.device | None = None,
     ) -> None:
         super().__init__(tables, tables_device)
-        self.bottom_mlp = MLP(num_dense, bottom_mlp, batch_norm=True)
+        self.bottom_mlp = MLP(num_dense, bottom_mlp, relu_and_norm)
         self.interaction = DotInteraction(features, bottom_mlp[-1])
-        self.top_mlp = MLP(self.interaction.out_features, top_mlp, batch_norm=True)
+        self.top_mlp = MLP(self.interaction.out_features, top_mlp, relu_and_norm)
 
     def logits(self, dense_BN: Tensor, embedded: KeyedTensor) -> Tensor:
         """Float [B, N] and the embeddings to logits, float [B]."""

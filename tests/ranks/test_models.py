@@ -16,6 +16,8 @@ MODELS = {
     "dcnv2": ModelSection(name="dlrm_dcnv2", **MLPS, cross_layers=2, cross_rank=4, shared_tables=("C2+C3+C4",)),
     "projection": ModelSection(name="dlrm_projection", **MLPS, projection_branch1=(16,), projection_branch2=(8, 24)),
     "dcn": ModelSection(name="dcn", embedding_dims=(8, 16, 8, 16, 12), shared_tables=("C1+C3",), deep_mlp=(16, 8)),
+    "normalised": ModelSection(**{**MLPS, "top_mlp": (16, 12, 1)}, batch_norm=True),
+    "matrix": ModelSection(name="dcn", embedding_dim=8, cross="matrix", deep_mlp=(16, 8), batch_norm=True),
     "paddlerec": ModelSection(name="paddlerec", **{**MLPS, "top_mlp": (16, 2)}),
 }
 CASES = [

@@ -1,6 +1,7 @@
-"""PaddleRec's model, with one table and batch normalisation, stopped on two ranks and continued on one."""
+"""Models with a state besides their weights, stopped and continued: running statistics, and what dropout draws."""
 
 import json
+import shutil
 
 import torch
 
@@ -11,12 +12,13 @@ from dlrm_dist.data.synthetic import write_clicks
 from tests.helpers import ROOT, assert_refused, run_command
 
 MODEL = ("--model.name", "paddlerec", "--model.embedding_dim", "8", "--model.bottom_mlp", "16,8")
+DROPPING = ("--model.name", "dcn", "--model.cross", "matrix", "--model.deep_mlp", "16,8", "--model.dropout", "0.3")
 STEPS = 10
 
 
 def train(folder, ranks, name, *words):
     launcher = ["torchrun", "--nproc_per_node", str(ranks)] if ranks > 1 else ["python"]
-    fixed = ("--data.path", folder / "data", "--train.batch_size", "101", "--runtime.timeout_s", "60", *MODEL)
+    fixed = ("--data.path", folder / "data", *MODEL, "--train.batch_size", "101", "--runtime.timeout_s", "60")
     here = ("--run.folder", folder / "runs", "--run.name", name, "--optimizer.sparse", "adagrad")
     return run_command(*launcher, "launch/train.py", *fixed, *here, *words, folder=ROOT)
 
@@ -40,3 +42,18 @@ def test_a_run_goes_on_with_other_ranks_and_the_same_statistics(tmp_path):
     assert abs(found[0]["log_loss"] - found[1]["log_loss"]) < 1e-3
     moved = train(tmp_path, 1, "moved", *words, "1", "--model.init_from", str(tmp_path / "runs" / "halves"))
     assert moved.returncode == 0, moved.stderr
+
+
+def test_what_is_dropped_is_the_same_after_a_resume(tmp_path, clicks):
+    """The second half of a run, once more from the checkpoint in its middle."""
+    words = (*DROPPING, "--model.batch_norm", "true", "--data.path", clicks, "--train.max_steps", str(STEPS))
+    done = train(tmp_path, 2, "whole", *words, "--checkpoint.every", str(STEPS // 2))
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(tmp_path / "runs" / "whole", tmp_path / "runs" / "again")
+    shutil.rmtree(tmp_path / "runs" / "again" / "checkpoints" / f"step_{STEPS:09d}")
+    done = train(tmp_path, 2, "again", *words, "--train.resume", "auto")
+    assert done.returncode == 0, done.stderr
+    assert f"continuing after step {STEPS // 2} " in done.stdout
+    whole, again = (open_source(tmp_path / "runs" / name) for name in ("whole", "again"))
+    assert whole.sizes.keys() == again.sizes.keys()
+    assert [key for key in whole.sizes if not torch.equal(whole.read(key), again.read(key))] == []

@@ -29,6 +29,12 @@ SECTIONS = {
     ),
     "dcn": ModelSection(name="dcn", embedding_dims=(4, 8, 12), cross_layers=3, deep_mlp=(6, 5)),
     "paddlerec": ModelSection(name="paddlerec", **{**MLPS, "top_mlp": (6, 2)}),
+    "dlrm, regularised": ModelSection(name="dlrm", **{**MLPS, "top_mlp": (6, 5, 1)}, batch_norm=True, dropout=0.3),
+    "dlrm_dcnv2, regularised": ModelSection(
+        name="dlrm_dcnv2", **MLPS, cross_layers=2, cross_rank=3, batch_norm=True, dropout=0.3
+    ),
+    "dcn, a matrix": ModelSection(name="dcn", embedding_dims=(4, 8, 12), deep_mlp=(6, 5), cross="matrix", dropout=0.2),
+    "dcn, normalised": ModelSection(name="dcn", embedding_dims=(4, 8, 12), deep_mlp=(6, 5), batch_norm=True),
 }
 TOLERANCE = {"rtol": 0, "atol": 1e-10}
 """Both sides are float64; values are below 10."""
@@ -38,17 +44,39 @@ def linear(x, weight, bias):
     return torch.stack([(weight * row).sum(1) + bias for row in x])
 
 
-def mlp(x, weights, name, norm=False, logit=False):
-    """Linear and ReLU (none behind a logit); with `norm` each column to mean 0, variance 1, scaled and shifted."""
+def normalised(x, weights, name):
+    """Each column to mean 0, variance 1, then scaled and shifted."""
+    mean = x.sum(0) / len(x)
+    deviation = (((x - mean) ** 2).sum(0) / len(x) + 1e-5) ** 0.5
+    return (x - mean) / deviation * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def layers_of(weights, name):
+    """Numbers of the linear layers of an MLP."""
     numbers = sorted({int(key.split(".")[-2]) for key in weights if key.startswith(f"{name}.")})
-    for number in numbers[:: 2 if norm else 1]:
+    return [number for number in numbers if weights[f"{name}.{number}.weight"].dim() == 2]
+
+
+def mlp(x, weights, name, logit=False, dropout=0.0):
+    """Linear, batch normalisation where there are weights for one, ReLU, dropout; only the first for a logit."""
+    for number in (numbers := layers_of(weights, name)):
         x = linear(x, weights[f"{name}.{number}.weight"], weights[f"{name}.{number}.bias"])
-        if not (logit and number == numbers[-1]):
-            x = torch.where(x > 0, x, torch.zeros_like(x))
-        if norm:
-            mean = x.sum(0) / len(x)
-            deviation = (((x - mean) ** 2).sum(0) / len(x) + 1e-5) ** 0.5
-            x = (x - mean) / deviation * weights[f"{name}.{number + 2}.weight"] + weights[f"{name}.{number + 2}.bias"]
+        if logit and number == numbers[-1]:
+            return x
+        if weights.get(f"{name}.{number + 1}.weight", x).dim() == 1:
+            x = normalised(x, weights, f"{name}.{number + 1}")
+        x = torch.where(x > 0, x, torch.zeros_like(x))
+        if dropout:  # the same draw as the model's, which begins at the same seed
+            kept = torch.nn.functional.dropout(torch.ones_like(x), dropout) != 0
+            x = torch.where(kept, x / (1 - dropout), torch.zeros_like(x))
+    return x
+
+
+def paddlerec_mlp(x, weights, name):
+    """Linear, ReLU, batch normalisation."""
+    for number in layers_of(weights, name):
+        x = linear(x, weights[f"{name}.{number}.weight"], weights[f"{name}.{number}.bias"])
+        x = normalised(torch.where(x > 0, x, torch.zeros_like(x)), weights, f"{name}.{number + 2}")
     return x
 
 
@@ -68,21 +96,21 @@ def pairs(vectors):
     return torch.stack(found, dim=1)
 
 
-def dlrm(dense, embedded, weights):
+def dlrm(dense, embedded, weights, dropout):
     bottom = mlp(dense, weights, "bottom_mlp")
-    return mlp(torch.cat([bottom, pairs([bottom, *embedded.values()])], 1), weights, "top_mlp", logit=True)[:, 0]
+    return mlp(torch.cat([bottom, pairs([bottom, *embedded.values()])], 1), weights, "top_mlp", True, dropout)[:, 0]
 
 
-def dlrm_dcnv2(dense, embedded, weights):
+def dlrm_dcnv2(dense, embedded, weights, dropout):
     """Equation 2 of arXiv 2008.13535, the matrix as a product of two of low rank."""
     x0 = x = torch.cat([mlp(dense, weights, "bottom_mlp"), *embedded.values()], 1)
     for layer in range(2):
         matrix = weights[f"interaction.cross.W_kernels.{layer}"] @ weights[f"interaction.cross.V_kernels.{layer}"]
         x = x0 * linear(x, matrix, weights[f"interaction.cross.bias.{layer}"]) + x
-    return mlp(x, weights, "top_mlp", logit=True)[:, 0]
+    return mlp(x, weights, "top_mlp", True, dropout)[:, 0]
 
 
-def dlrm_projection(dense, embedded, weights):
+def dlrm_projection(dense, embedded, weights, dropout):
     bottom = mlp(dense, weights, "bottom_mlp")
     everything = torch.cat([bottom, *embedded.values()], 1)
     first, second = (mlp(everything, weights, f"interaction.arch.interaction_branch{i}") for i in (1, 2))
@@ -92,22 +120,26 @@ def dlrm_projection(dense, embedded, weights):
         for i in range(first.shape[1] // DIM)
         for j in range(of_second)
     ]
-    return mlp(torch.cat([bottom, torch.stack(products, 1)], 1), weights, "top_mlp", logit=True)[:, 0]
+    return mlp(torch.cat([bottom, torch.stack(products, 1)], 1), weights, "top_mlp", True, dropout)[:, 0]
 
 
-def dcn(dense, embedded, weights):
-    """Equations 2 to 5 of arXiv 1708.05123."""
+def dcn(dense, embedded, weights, dropout):
+    """Equations 2 to 5 of arXiv 1708.05123; of layers with a matrix, equation 2 of arXiv 2008.13535."""
     x0 = x = torch.cat([*embedded.values(), dense], 1)
     for layer in range(3):
-        kernel, bias = weights[f"cross.kernels.{layer}"], weights[f"cross.biases.{layer}"]
-        x = torch.stack([a0 * (a * kernel).sum() + bias + a for a0, a in zip(x0, x, strict=True)])
-    both = torch.cat([x, mlp(x0, weights, "deep")], 1)
+        if "cross.layers.0.weight" in weights:
+            matrix, bias = weights[f"cross.layers.{layer}.weight"], weights[f"cross.layers.{layer}.bias"]
+            x = x0 * linear(x, matrix, bias) + x
+        else:
+            kernel, bias = weights[f"cross.kernels.{layer}"], weights[f"cross.biases.{layer}"]
+            x = torch.stack([a0 * (a * kernel).sum() + bias + a for a0, a in zip(x0, x, strict=True)])
+    both = torch.cat([x, mlp(x0, weights, "deep", dropout=dropout)], 1)
     return linear(both, weights["combination.weight"], weights["combination.bias"])[:, 0]
 
 
-def paddlerec(dense, embedded, weights):
+def paddlerec(dense, embedded, weights, dropout):
     """The dense vector comes last among those that are multiplied; the top layer's columns follow. Two logits."""
-    bottom = mlp(dense, weights, "bottom_mlp", norm=True)
+    bottom = paddlerec_mlp(dense, weights, "bottom_mlp")
     features = len(embedded)
     ours = {pair: i for i, pair in enumerate((i, j) for i in range(features + 1) for j in range(i + 1, features + 1))}
     theirs = [(i, j) for i in range(features + 1) for j in range(i + 1, features + 1)]
@@ -115,7 +147,7 @@ def paddlerec(dense, embedded, weights):
     columns = [DIM + ours[tuple(sorted((to_ours[i], to_ours[j])))] for i, j in theirs]
     first = weights["top_mlp.0.weight"]
     weights = {**weights, "top_mlp.0.weight": first[:, [*range(DIM), *columns]]}
-    return mlp(torch.cat([bottom, pairs([*embedded.values(), bottom])], 1), weights, "top_mlp", norm=True)
+    return paddlerec_mlp(torch.cat([bottom, pairs([*embedded.values(), bottom])], 1), weights, "top_mlp")
 
 
 REFERENCES = {
@@ -194,10 +226,14 @@ def test_logits_loss_and_gradients(name):
     model = made(section)
     weights = {key: value.detach().clone().requires_grad_() for key, value in model.named_parameters()}
     given = batch()
-    outputs = REFERENCES[section.name](given.dense, embeddings(weights, table_names(section)), weights)
+    torch.manual_seed(4)
+    embedded = embeddings(weights, table_names(section))
+    outputs = REFERENCES[section.name](given.dense, embedded, weights, section.dropout)
     expected = cross_entropy(outputs)
     expected.backward()
+    torch.manual_seed(4)
     logits = model.logits(given.dense, looked_up(model, given.sparse, table_names(section)))
+    torch.manual_seed(4)
     torch.testing.assert_close(model(given.dense, given.sparse), logits, rtol=0, atol=1e-5)  # its tables give fp32
     assert logits.shape == (ROWS,)
     wanted = outputs[:, 1] - outputs[:, 0] if outputs.dim() == 2 else outputs
@@ -214,7 +250,7 @@ def test_logits_loss_and_gradients(name):
 def test_fillers_change_neither_loss_nor_gradients_nor_statistics(name):
     found = []
     for fillers in (0, 3):
-        model = made(SECTIONS[name]).float()
+        model = made(SECTIONS[name].model_copy(update={"dropout": 0.0})).float()
         given = batch(fillers)
         given.dense = given.dense.float()
         loss, _ = ClickTask(model)(given)
@@ -222,6 +258,14 @@ def test_fillers_change_neither_loss_nor_gradients_nor_statistics(name):
         found.append([loss, *(parameter.grad for parameter in model.parameters()), *model.buffers()])
     for without, padded in zip(*found, strict=True):
         torch.testing.assert_close(padded, without, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_dropped_in_evaluation():
+    section = ModelSection(name="dlrm", **MLPS, dropout=0.9)
+    given = batch()
+    plain = made(section.model_copy(update={"dropout": 0.0}))
+    found = [model(given.dense, given.sparse) for model in (made(section).eval(), plain, made(section))]
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
 def test_a_softmax_over_two_logits_is_a_logistic_function_of_their_difference():

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
+from dlrm_dist.models.dcn import CrossNet, MatrixCrossNet
 from dlrm_dist.models.interaction import CrossInteraction, DotInteraction
-from dlrm_dist.models.mlp import MLP, PaddedLinear
+from dlrm_dist.models.mlp import MLP, PaddedLinear, nothing
 
 NAMES, DIM = ["a", "b", "c"], 4
 ORDERS = list(itertools.permutations(NAMES))
@@ -92,8 +93,19 @@ def test_a_padded_layer_is_the_layer():
     torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
 
 
+def test_a_matrix_that_is_an_outer_product_with_ones_is_a_vector():
+    """The second version of DCN's cross network has the first in it, but for where the bias stands."""
+    vectors, matrices = CrossNet(5, 3).double(), MatrixCrossNet(5, 3).double()
+    with torch.no_grad():
+        for kernel, layer in zip(vectors.kernels, matrices.layers, strict=True):
+            kernel.normal_()
+            layer.weight.copy_(kernel.expand(5, 5)), layer.bias.zero_()
+    x = torch.randn(4, 5, dtype=torch.float64)
+    torch.testing.assert_close(matrices(x), vectors(x), rtol=0, atol=1e-10)
+
+
 def test_an_mlp_is_linear_layers_and_relus():
-    mlp = MLP(3, [5, 4, 1], logit=True).double()
+    mlp = MLP(3, [5, 4, 1], behind_last=nothing).double()
     x = expected = torch.randn(6, 3, dtype=torch.float64)
     layers = [module for module in mlp if isinstance(module, torch.nn.Linear)]
     for number, layer in enumerate(layers):

@@ -101,6 +101,8 @@ REPLICATED = ("--sharding.types", "data_parallel")
             ["--train.micro_batches", "2", "--model.name", "paddlerec", "--model.top_mlp", "8,2"],
             "the model has batch normalisation",
         ),
+        (["--train.micro_batches", "2", "--model.batch_norm", "true"], "the model has batch normalisation"),
+        (["--model.name", "paddlerec", "--model.top_mlp", "8,2", "--model.dropout", ".1"], "but paddlerec has none"),
         (["--schedule.steps", "3"], "schedule.steps is 3, and schedule.decay is none; leave it out, or choose"),
         (["--schedule.decay", "plateau", "--schedule.start", "3"], "schedule.start is 3, and schedule.decay is plat"),
         (["--schedule.decay", "step"], "schedule.steps must say how many"),
