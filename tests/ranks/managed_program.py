@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from dlrm_dist import optim
 from dlrm_dist.config import MetricsSection, ModelSection, OptimizerSection, RuntimeSection, TrainSection
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import read_info
@@ -19,6 +18,7 @@ from dlrm_dist.models.build import build_model
 from dlrm_dist.models.managed import ManagedIds
 from dlrm_dist.models.shape import dataset_shape
 from dlrm_dist.models.task import ClickTask
+from dlrm_dist.optim import Optimizers
 from dlrm_dist.pipeline import pipeline_of
 from dlrm_dist.planning.cluster import load_cluster
 from dlrm_dist.planning.planner import Request, make_plan
@@ -45,9 +45,7 @@ def sharded_task(folder: Path, section: ModelSection, optimizer: OptimizerSectio
                 config.init_fn = partial(nn.init.uniform_, a=START, b=START)
     subject = make_subject(section, optimizer, shape)
     plan = make_plan(subject, load_cluster(f"cpu:1x{here.world_size}"), Request(100, ("table_wise", "row_wise")))
-    sparse = partial(optim.sparse_optimizer, optimizer, 0.1)
-    dense = partial(optim.dense_optimizer, optimizer, 0.1)
-    return shard(task, to_torchrec(plan), here.device, sparse, dense, seed=0)
+    return shard(task, to_torchrec(plan), here.device, Optimizers(optimizer, 0.1), seed=0)
 
 
 def trained(folder: Path, section: ModelSection, optimizer: OptimizerSection, here: Session) -> dict[str, Any]:

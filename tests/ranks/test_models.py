@@ -1,5 +1,7 @@
 """Each model, sharded over two ranks, against the same without sharding: weights, moments, running statistics."""
 
+from unittest.mock import Mock
+
 import pytest
 
 from dlrm_dist.config import ModelSection
@@ -37,7 +39,7 @@ def results():
         job = compare._job(case, MODELS[model], SHAPE)
         jobs.append(job.model_copy(update={"name": f"{model}-{case.name}"}))
         cases.append(case)
-    found = compare._run(layout, jobs)
+    found = compare._run(layout, jobs, Mock())
     return {key: (case, job, found[job.name]) for key, job, case in zip(CASES, jobs, cases, strict=True)}
 
 

@@ -92,7 +92,10 @@ def test_from_nothing_to_a_scored_model(tmp_path):
         "plan.json",
         "environment.json",
         "metrics.jsonl",
+        "report.html",
         "result.json",
+        "state.json",
+        "tensorboard",
         "vocabulary",
     }
     check_run(run)

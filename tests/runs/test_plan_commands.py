@@ -112,7 +112,7 @@ def test_mistakes_are_one_line(folder, plan, words, said):
 def test_the_plans_that_are_promised_are_shipped():
     names = {path.name for path in PLANS}
     assert {f"mlperf_dcnv2_{size}.plan.json" for size in ("1x1_h200", "1x8_h100", "16x8_h100")} <= names
-    assert "kaggle_dlrm_1x8_h100.plan.json" in names
+    assert "dlrm_kaggle_1x8_h100.plan.json" in names
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.name)

@@ -39,7 +39,7 @@ def runs(clicks, tmp_path_factory):
 @pytest.mark.parametrize("name", ["whole", "parts"])
 def test_rates_drop_and_the_run_ends(runs, name):
     lines = [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]
-    assert [line["lr"] for line in lines if line["split"] == "train"] == pytest.approx(RATES)
+    assert [line["lr_dense"] for line in lines if line["split"] == "train"] == pytest.approx(RATES)
     scored = [(line["step"], line["stale"], line["drops"]) for line in lines if line["split"] == "valid"]
     assert scored == [(3, 0, 0), (6, 1, 0), (9, 2, 1), (11, 3, 1), (12, 4, 2), (15, 5, 2), (18, 6, 3)]
     result = json.loads((runs / name / "result.json").read_text())

@@ -96,7 +96,7 @@ def rows_of(folder):
         ([], "train.learning_rate", "ab"),
         (["train.learning_rate=0.50"], "name", "b"),
         (["state=finished", "step=3"], "name", "a"),
-        (["model.bottom_mlp=64,16", "train.decay_steps=none", "checkpoint.async=true"], "name", "ab"),
+        (["model.bottom_mlp=64,16", "schedule.steps=none", "checkpoint.async=true"], "name", "ab"),
         (["state=failed"], "name", ""),
     ],
 )
