@@ -81,8 +81,8 @@ class ModelSection(Section):
     projection_branch2: tuple[Positive, ...] = (64, 128)
     """Widths of the second."""
     table_precision: Literal["fp32", "fp16"] = "fp32"
-    """Precision of the tables' weights; the optimizer's state is fp32. On a GPU, FBGEMM rounds fp16 weights at random, up
-    or down in proportion, so that small updates are not lost."""
+    """Precision of the tables' weights; the optimizer's state is fp32. On a GPU, FBGEMM rounds fp16 weights at random,
+    up or down in proportion, so that small updates are not lost."""
     embedding_dim: Dim = 16
     """Width of the embeddings, and so of the bottom MLP's output; the kernels move four numbers at once."""
     embedding_dims: tuple[Dim, ...] | None = None
