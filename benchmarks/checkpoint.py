@@ -23,7 +23,7 @@ from dlrm_dist.checkpoint import folder as folders
 from dlrm_dist.checkpoint import state
 from dlrm_dist.checkpoint.folder import Progress
 from dlrm_dist.checkpoint.keeper import Checkpoints, Origin, Position
-from dlrm_dist.config import CheckpointSection, Config, RuntimeSection
+from dlrm_dist.config import Config
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.shape import Feature, ModelShape
@@ -34,6 +34,7 @@ from dlrm_dist.planning.planner import Request, make_plan
 from dlrm_dist.planning.subject import make_subject
 from dlrm_dist.planning.torchrec_plan import to_torchrec
 from dlrm_dist.runtime import Session, session
+from dlrm_dist.sections import CheckpointSection, RuntimeSection
 from dlrm_dist.shard import ShardedTask, shard
 from dlrm_dist.verify.ranks import run_ranks
 

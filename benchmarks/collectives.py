@@ -15,8 +15,8 @@ import harness
 import torch
 import torch.distributed as dist
 
-from dlrm_dist.config import RuntimeSection
 from dlrm_dist.runtime import Session, session
+from dlrm_dist.sections import RuntimeSection
 
 _SIZES = tuple(1 << power for power in range(10, 27, 4))
 _SECONDS = 0.2

@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
-from dlrm_dist.config import ModelSection, RuntimeSection
 from dlrm_dist.models.build import build_model
 from dlrm_dist.runtime import Session, session
+from dlrm_dist.sections import ModelSection, RuntimeSection
 
 GB = 1e9
 

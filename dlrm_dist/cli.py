@@ -186,6 +186,12 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         '"day": the last file is halved into valid and test; "bars_x1", "bars_x4": at random by --seed, 7:2:1 or 8:1:1;'
         ' or fractions in file order such as "0.8,0.1,0.1" (default %(default)s)',
     )
+    _add_ids(parser)
+    _add_rows(parser)
+    parser.set_defaults(run=_prepare)
+
+
+def _add_ids(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ids",
         choices=("vocabulary", "hash", "keep", "raw"),
@@ -209,6 +215,9 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vocabulary", type=Path, help="a prepared dataset, or its vocabulary folder: give the rows its ids"
     )
+
+
+def _add_rows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dense",
         choices=("log1p", "log3", "minmax", "none"),
@@ -227,7 +236,6 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-shuffle", action="store_true", help="keep the training rows in file order")
     parser.add_argument("--seed", type=int, default=SUPPRESS, help="of the shuffle and of random splits (default 0)")
     parser.add_argument("--memory", type=_bytes, default="2GB", help="memory to keep to (default %(default)s)")
-    parser.set_defaults(run=_prepare)
 
 
 def _bytes(text: str) -> int:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from dlrm_dist.checkpoint.keeper import Position
-from dlrm_dist.config import TrainSection
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.order import EpochOrder
+from dlrm_dist.sections import TrainSection
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dlrm_dist.config import MetricsSection
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.metrics import ClickMetrics, MetricState
@@ -16,6 +15,7 @@ from dlrm_dist.ranking.grouped import GroupedAuc
 from dlrm_dist.ranking.scratch import scratch
 from dlrm_dist.ranking.sorted_runs import SortedRuns
 from dlrm_dist.runtime import Session
+from dlrm_dist.sections import MetricsSection
 
 
 def evaluate(

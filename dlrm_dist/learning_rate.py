@@ -2,8 +2,8 @@
 
 import math
 
-from dlrm_dist.config import ScheduleSection
 from dlrm_dist.errors import UserError
+from dlrm_dist.sections import ScheduleSection
 
 TIMED = ("polynomial", "cosine", "step")
 """Decays by the step alone."""

@@ -8,7 +8,6 @@ from torch import nn
 
 from dlrm_dist.checkpoint.folder import Progress
 from dlrm_dist.checkpoint.keeper import Checkpoints, Continued
-from dlrm_dist.config import EvalSection, ScheduleSection, TrainSection
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.epochs import Epochs
 from dlrm_dist.errors import RunFailedError
@@ -19,6 +18,7 @@ from dlrm_dist.meter import Meter, TimedBatches, peak_memory
 from dlrm_dist.metrics import ClickMetrics
 from dlrm_dist.pipeline import pipeline_of
 from dlrm_dist.runtime import Session
+from dlrm_dist.sections import EvalSection, ScheduleSection, TrainSection
 from dlrm_dist.shard import ShardedTask
 from dlrm_dist.step_split import StepSplit, verdict
 

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from dlrm_dist.config import ScheduleSection
+from dlrm_dist.sections import ScheduleSection
 
 
 class Standing(BaseModel):

@@ -8,8 +8,8 @@ import torch
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from dlrm_dist.config import OptimizerSection
 from dlrm_dist.errors import UserError
+from dlrm_dist.sections import OptimizerSection
 
 Optimizer = tuple[type[torch.optim.Optimizer], dict[str, Any]]
 """An optimizer class and its keyword arguments."""

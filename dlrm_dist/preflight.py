@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dlrm_dist import config as config_module
 from dlrm_dist import learning_rate, mlperf_log, optim, runfolder, runtime
-from dlrm_dist.config import Config, ModelSection, ShardingSection, TrainSection
+from dlrm_dist.config import Config
 from dlrm_dist.data import footers, planted
 from dlrm_dist.data.order import EpochOrder
 from dlrm_dist.data.schema import DatasetInfo, check_category, read_info
@@ -17,6 +17,7 @@ from dlrm_dist.planning import check as plan_check
 from dlrm_dist.planning import cluster, constraints, plan_file
 from dlrm_dist.planning.plan_file import Table
 from dlrm_dist.planning.tables import model_tables
+from dlrm_dist.sections import ModelSection, ShardingSection, TrainSection
 
 
 def check(arguments: Sequence[str], world_size: int, local_world_size: int) -> int:

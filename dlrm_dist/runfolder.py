@@ -7,19 +7,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from dlrm_dist import __version__
-from dlrm_dist.config import Config, RunSection
+from dlrm_dist.config import Config
 from dlrm_dist.errors import UserError
 from dlrm_dist.listeners import Line, Listener
+from dlrm_dist.packages import installed
 from dlrm_dist.planning.plan_file import PlanFile
 from dlrm_dist.runs import record, report, state
 from dlrm_dist.runtime import Session
+from dlrm_dist.sections import RunSection
 
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchx", "pyarrow", "numpy")
 
@@ -226,16 +227,10 @@ def _step_of(line: str) -> float:
 
 
 def _environment(session: Session) -> dict[str, Any]:
-    packages = {}
-    for package in _PACKAGES:
-        try:
-            packages[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return {
         "dlrm_dist": __version__,
         "python": platform.python_version(),
-        "packages": packages,
+        "packages": installed(_PACKAGES),
         "platform": platform.platform(),
         "device": str(session.device),
         "world_size": session.world_size,

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 
 from dlrm_dist import lost_ranks
-from dlrm_dist.config import RuntimeSection
 from dlrm_dist.errors import RunFailedError, UserError
+from dlrm_dist.sections import RuntimeSection
 
 T = TypeVar("T")
 _QUICK = timedelta(seconds=10)

@@ -8,7 +8,7 @@ from dlrm_dist.checkpoint.folder import step_of
 from dlrm_dist.checkpoint.keeper import shared_damage
 from dlrm_dist.checkpoint.saved_run import SavedRun
 from dlrm_dist.checkpoint.state import load_weights
-from dlrm_dist.config import Config, OptimizerSection, ShardingSection
+from dlrm_dist.config import Config
 from dlrm_dist.errors import UserError
 from dlrm_dist.models.shape import dataset_shape
 from dlrm_dist.planning.for_run import machine_at_hand
@@ -16,6 +16,7 @@ from dlrm_dist.planning.inputs import request_of
 from dlrm_dist.planning.make import plan_model
 from dlrm_dist.planning.plan_file import PlanFile
 from dlrm_dist.runtime import Session, arithmetic
+from dlrm_dist.sections import OptimizerSection, ShardingSection
 from dlrm_dist.shard import ShardedTask
 from dlrm_dist.train import build
 

@@ -18,10 +18,11 @@ from dlrm_dist.checkpoint.folder import Facts, Progress
 from dlrm_dist.checkpoint.managed import notes_of, restore_notes
 from dlrm_dist.checkpoint.state import load, random_state, restore_random_state, state_of
 from dlrm_dist.checkpoint.storage import Writer
-from dlrm_dist.config import CheckpointSection, Config
+from dlrm_dist.config import Config
 from dlrm_dist.errors import RunFailedError, UserError
 from dlrm_dist.planning.plan_file import PlanFile
 from dlrm_dist.runtime import Session
+from dlrm_dist.sections import CheckpointSection
 from dlrm_dist.shard import ShardedTask
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from dlrm_dist.config import DataSection
 from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.synthetic import DEFAULT_ROWS, write_clicks
 from dlrm_dist.errors import UserError
+from dlrm_dist.sections import DataSection
 
 _MIN_COUNT = 5
 """A value seen less often in training says more about its rows' chance labels than about the next ones."""

@@ -6,7 +6,6 @@ from typing import TypedDict
 import torch
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 
-from dlrm_dist.config import ModelSection
 from dlrm_dist.models.click_model import ClickModel
 from dlrm_dist.models.dcn import DCN
 from dlrm_dist.models.dlrm import DLRM
@@ -15,6 +14,7 @@ from dlrm_dist.models.interaction import CrossInteraction, DotInteraction, Proje
 from dlrm_dist.models.managed import MixedTables
 from dlrm_dist.models.paddlerec import PaddleRecDLRM
 from dlrm_dist.models.tables import tables_of
+from dlrm_dist.sections import ModelSection
 
 
 class _Extras(TypedDict):

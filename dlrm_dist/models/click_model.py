@@ -1,5 +1,6 @@
 """What every model is: embedding tables, and a network above them that gives each row a logit."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 
-class ClickModel(nn.Module):
+class ClickModel(nn.Module, ABC):
     """Embedding bags (sum pooling), and what a model adds above them.
 
     TorchRec's pipeline traces `forward` and `logits` down to modules without tables: control flow belongs into these.
@@ -28,9 +29,9 @@ class ClickModel(nn.Module):
         embedded = self.embeddings(sparse)  # begins their exchange between ranks, which the dense layers then hide
         return self.logits(dense_BN, embedded)
 
+    @abstractmethod
     def logits(self, dense_BN: Tensor, embedded: KeyedTensor) -> Tensor:
         """Float [B, N] and the features' embeddings in any order to logits, float [B]."""
-        raise NotImplementedError
 
     def dense_parts(self) -> list[nn.Module]:
         """All but the tables."""

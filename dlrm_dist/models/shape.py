@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from dlrm_dist.config import DataSection, ModelSection
 from dlrm_dist.data.schema import DatasetInfo, read_info
 from dlrm_dist.errors import UserError
 from dlrm_dist.models.tables import tables_of
+from dlrm_dist.sections import DataSection, ModelSection
 
 
 @dataclass(frozen=True)

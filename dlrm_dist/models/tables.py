@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlrm_dist.config import ModelSection
 from dlrm_dist.errors import UserError
+from dlrm_dist.sections import ModelSection
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Annotated, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dlrm_dist.config import ShardingName
 from dlrm_dist.errors import UserError, first_problem
 from dlrm_dist.planning.cluster import PLANS
+from dlrm_dist.sections import ShardingName
 
 SHARDING_TYPES: tuple[str, ...] = get_args(ShardingName)
 PINNABLE = ("table_wise", "column_wise")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from dlrm_dist.config import ModelSection, OptimizerSection, ShardingSection
 from dlrm_dist.errors import UserError
 from dlrm_dist.models.shape import ModelShape
 from dlrm_dist.planning import check, cluster, diff, plan_file
@@ -17,6 +16,7 @@ from dlrm_dist.planning.make import plan_model
 from dlrm_dist.planning.plan_file import PlanFile, Table
 from dlrm_dist.planning.planner import Request
 from dlrm_dist.planning.tables import model_tables
+from dlrm_dist.sections import ModelSection, OptimizerSection, ShardingSection
 
 
 def plan_of_run(

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator
 
-from dlrm_dist.config import ModelSection, OptimizerSection
 from dlrm_dist.errors import NothingFitsError, UserError
 from dlrm_dist.models.shape import ModelShape
 from dlrm_dist.planning.cluster import GIB, Cluster
@@ -12,6 +11,7 @@ from dlrm_dist.planning.plan_file import PlanFile
 from dlrm_dist.planning.planner import Request, make_plan
 from dlrm_dist.planning.subject import make_subject
 from dlrm_dist.planning.tables import model_tables
+from dlrm_dist.sections import ModelSection, OptimizerSection
 
 _MOST_RANKS_TRIED = 128
 """Beyond, trying a size takes the planner longer than a user wants to wait for an error."""

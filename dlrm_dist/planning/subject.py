@@ -9,7 +9,6 @@ from torchrec.distributed.types import get_tensor_size_bytes
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
-from dlrm_dist.config import ModelSection, OptimizerSection
 from dlrm_dist.models.batch_norm import BatchNorm
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.click_model import ClickModel
@@ -19,6 +18,7 @@ from dlrm_dist.optim import Optimizers
 from dlrm_dist.planning.plan_file import Dense, Table
 from dlrm_dist.planning.tables import model_tables
 from dlrm_dist.runtime import quiet_libraries
+from dlrm_dist.sections import ModelSection, OptimizerSection
 
 _FLOP_BATCH = 64
 

@@ -1,9 +1,9 @@
 """A model's tables as a plan knows them, from the config alone."""
 
-from dlrm_dist.config import ModelSection, OptimizerSection
 from dlrm_dist.models.shape import ModelShape
 from dlrm_dist.models.tables import tables_of
 from dlrm_dist.planning.plan_file import Table
+from dlrm_dist.sections import ModelSection, OptimizerSection
 
 _METADATA = {"lfu": 1, "lru": 1, "distance_lfu": 2}
 """Numbers that TorchRec's eviction policies keep of each row."""

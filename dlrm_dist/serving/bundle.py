@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,6 +13,7 @@ from dlrm_dist.checkpoint.saved_run import Columns, SavedRun
 from dlrm_dist.data.schema import Category, DatasetInfo
 from dlrm_dist.data.transform import KEYS
 from dlrm_dist.errors import UserError, first_problem
+from dlrm_dist.packages import installed
 
 FORMAT = 1
 """Of `export.json`. Whoever changes what it means counts it up, and reads the older ones too."""
@@ -189,10 +189,4 @@ def write_bundle(folder: Path, bundle: Bundle) -> Bundle:
 
 def versions() -> dict[str, str]:
     """Of this package and those that decide what a program can be loaded by."""
-    found = {"dlrm-dist": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # one of fbgemm's two
-            continue
-    return found
+    return {"dlrm-dist": __version__, **installed(_PACKAGES)}

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dlrm_dist.checkpoint.source import Source
 from dlrm_dist.checkpoint.state import SEGMENTS
-from dlrm_dist.config import ModelSection
 from dlrm_dist.data.schema import RAW_IDS
 from dlrm_dist.models.managed import mixed
+from dlrm_dist.sections import ModelSection
 
 FILE = "managed.safetensors"
 _IDS, _ROWS = "._mch_sorted_raw_ids", "._mch_remapped_ids_mapping"

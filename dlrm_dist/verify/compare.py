@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dlrm_dist import progress
-from dlrm_dist.config import ModelSection
 from dlrm_dist.models.shape import ModelShape
 from dlrm_dist.runtime import quiet_libraries
+from dlrm_dist.sections import ModelSection
 from dlrm_dist.verify import reference, worker
 from dlrm_dist.verify.cases import Case, Layout
 from dlrm_dist.verify.problem import small

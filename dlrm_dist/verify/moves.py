@@ -20,9 +20,9 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from dlrm_dist.checkpoint import state as states
 from dlrm_dist.checkpoint.storage import Writer
-from dlrm_dist.config import ModelSection, OptimizerSection, RuntimeSection, ShardingName
 from dlrm_dist.errors import UserError
 from dlrm_dist.runtime import Session, session
+from dlrm_dist.sections import ModelSection, OptimizerSection, RuntimeSection, ShardingName
 from dlrm_dist.shard import ShardedTask
 from dlrm_dist.verify.gather import whole
 from dlrm_dist.verify.worker import Job, build

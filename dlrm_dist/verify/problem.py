@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dlrm_dist.config import ModelSection
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.models.shape import Feature, ModelShape
 from dlrm_dist.models.tables import ModelTable, tables_of
+from dlrm_dist.sections import ModelSection
 from dlrm_dist.verify.cases import BATCH_SIZE
 
 STEPS = 20

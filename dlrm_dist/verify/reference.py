@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
-from dlrm_dist.config import OptimizerSection
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.click_model import ClickModel
 from dlrm_dist.models.tables import ModelTable
+from dlrm_dist.sections import OptimizerSection
 from dlrm_dist.verify.problem import STEPS, Problem
 
 

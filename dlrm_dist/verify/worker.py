@@ -9,7 +9,6 @@ import torch
 from pydantic import BaseModel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from dlrm_dist.config import ModelSection, OptimizerSection, RuntimeSection, ShardingName
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.shape import Feature, ModelShape
 from dlrm_dist.models.task import ClickTask
@@ -20,6 +19,7 @@ from dlrm_dist.planning.planner import Request, make_plan
 from dlrm_dist.planning.subject import make_subject
 from dlrm_dist.planning.torchrec_plan import to_torchrec
 from dlrm_dist.runtime import Session, session
+from dlrm_dist.sections import ModelSection, OptimizerSection, RuntimeSection, ShardingName
 from dlrm_dist.shard import ShardedTask, shard
 from dlrm_dist.verify.cases import BATCH_SIZE
 from dlrm_dist.verify.gather import whole

@@ -1,9 +1,9 @@
 import pytest
 
-from dlrm_dist.config import DataSection, ModelSection, OptimizerSection
 from dlrm_dist.models.shape import model_shape
 from dlrm_dist.planning.cluster import load_cluster
 from dlrm_dist.planning.planner import Request
+from dlrm_dist.sections import DataSection, ModelSection, OptimizerSection
 from tests.planning.make import plan_for
 
 ROWS = (2_000_000, 50_000, 3, 700)

@@ -1,10 +1,10 @@
 """Plans and edits of plans for the tests."""
 
-from dlrm_dist.config import DataSection, OptimizerSection
 from dlrm_dist.models.shape import model_shape
 from dlrm_dist.planning.constraints import SHARDING_TYPES
 from dlrm_dist.planning.planner import make_plan
 from dlrm_dist.planning.subject import make_subject
+from dlrm_dist.sections import DataSection, OptimizerSection
 
 ALL_TYPES = SHARDING_TYPES
 

@@ -1,10 +1,10 @@
 import pytest
 
-from dlrm_dist.config import OptimizerSection
 from dlrm_dist.planning import check
 from dlrm_dist.planning.cluster import load_cluster
 from dlrm_dist.planning.constraints import Rule
 from dlrm_dist.planning.planner import Request, inputs_of
+from dlrm_dist.sections import OptimizerSection
 from tests.planning.make import ALL_TYPES, placed, plan_for, subject_of, with_table
 
 REQUEST = Request(4096, ("table_wise", "row_wise"))

@@ -2,13 +2,13 @@
 
 import pytest
 
-from dlrm_dist.config import ModelSection, OptimizerSection
 from dlrm_dist.errors import UserError
 from dlrm_dist.planning import check, plan_file
 from dlrm_dist.planning.cluster import load_cluster
 from dlrm_dist.planning.constraints import Rule
 from dlrm_dist.planning.planner import Request
 from dlrm_dist.planning.torchrec_plan import to_torchrec
+from dlrm_dist.sections import ModelSection, OptimizerSection
 from tests.planning.make import ALL_TYPES, placed, plan_for, subject_of
 
 PLAIN = ModelSection(num_embeddings=(9000, 8000, 70, 600), embedding_dim=16, bottom_mlp=(16,))

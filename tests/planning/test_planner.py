@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from dlrm_dist.config import DataSection, ModelSection, OptimizerSection
 from dlrm_dist.errors import NothingFitsError, UserError
 from dlrm_dist.models.shape import model_shape
 from dlrm_dist.planning import check, fit
@@ -13,6 +12,7 @@ from dlrm_dist.planning.cluster import load_cluster
 from dlrm_dist.planning.constraints import Rule
 from dlrm_dist.planning.make import plan_model
 from dlrm_dist.planning.planner import Request, every_part_has_rows
+from dlrm_dist.sections import DataSection, ModelSection, OptimizerSection
 from tests.helpers import ROOT
 from tests.planning.make import ALL_TYPES, placed, plan_for, subject_of
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dlrm_dist.config import RuntimeSection
 from dlrm_dist.pipeline import pipeline_of
 from dlrm_dist.runtime import Session, session
+from dlrm_dist.sections import RuntimeSection
 from dlrm_dist.verify import worker
 from dlrm_dist.verify.gather import whole
 

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from dlrm_dist.config import MetricsSection, ModelSection, OptimizerSection, RuntimeSection, TrainSection
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import read_info
 from dlrm_dist.epochs import Epochs
@@ -25,6 +24,7 @@ from dlrm_dist.planning.planner import Request, make_plan
 from dlrm_dist.planning.subject import make_subject
 from dlrm_dist.planning.torchrec_plan import to_torchrec
 from dlrm_dist.runtime import Session, session
+from dlrm_dist.sections import MetricsSection, ModelSection, OptimizerSection, RuntimeSection, TrainSection
 from dlrm_dist.shard import ShardedTask, shard
 from dlrm_dist.verify.gather import whole
 

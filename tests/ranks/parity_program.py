@@ -9,7 +9,6 @@ import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingPlan
 
-from dlrm_dist.config import ModelSection, OptimizerSection, RuntimeSection, TrainSection
 from dlrm_dist.cpu_adagrad import fused_tables
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import read_info
@@ -24,6 +23,7 @@ from dlrm_dist.planning.planner import Request, every_part_has_rows, make_plan
 from dlrm_dist.planning.subject import make_subject
 from dlrm_dist.planning.torchrec_plan import to_torchrec
 from dlrm_dist.runtime import Session, session
+from dlrm_dist.sections import ModelSection, OptimizerSection, RuntimeSection, TrainSection
 from dlrm_dist.shard import shard
 from dlrm_dist.verify.gather import whole
 

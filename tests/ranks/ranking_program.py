@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dlrm_dist.config import RuntimeSection
 from dlrm_dist.ranking.exact import ExactAreas
 from dlrm_dist.ranking.grouped import GroupedAuc
 from dlrm_dist.ranking.scratch import scratch
 from dlrm_dist.ranking.sorted_runs import SortedRuns
 from dlrm_dist.runtime import session
+from dlrm_dist.sections import RuntimeSection
 
 
 def main(folder):

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from dlrm_dist.config import ModelSection
 from dlrm_dist.models.shape import Feature, ModelShape
+from dlrm_dist.sections import ModelSection
 from dlrm_dist.verify.problem import Problem
 from dlrm_dist.verify.ranks import run_ranks
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROGRAM = Path(__file__).with_name("curve_program.py")
 STEPS = 200
@@ -71,14 +73,6 @@ def plain_losses(weights, kind, dtype, slower=1.0):
             each.zero_grad()
         losses.append(loss.detach())
     return torch.stack(losses)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from dlrm_dist.config import ModelSection
 from dlrm_dist.models.shape import Feature, ModelShape
+from dlrm_dist.sections import ModelSection
 from dlrm_dist.verify import compare
 from dlrm_dist.verify.cases import MIXED, Case, Layout
 from dlrm_dist.verify.problem import STEPS

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlrm_dist.config import TrainSection
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import read_info
 from dlrm_dist.epochs import Epochs
+from dlrm_dist.sections import TrainSection
 from dlrm_dist.verify.ranks import run_ranks
 from tests.ranks.reference import ReferenceDLRM, table_key, train
 

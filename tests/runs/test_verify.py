@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from dlrm_dist.config import ModelSection
 from dlrm_dist.models.shape import Feature, ModelShape
 from dlrm_dist.planning.constraints import SHARDING_TYPES
+from dlrm_dist.sections import ModelSection
 from dlrm_dist.verify.cases import MIXED, PRECISIONS, Case, Layout, make_cases
 from dlrm_dist.verify.compare import compare
 from tests.helpers import assert_refused, run_command

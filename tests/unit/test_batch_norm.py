@@ -1,5 +1,8 @@
 """Batch normalisation against torch's, and its statistics over ranks and without fillers."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 import torch
 
@@ -60,9 +63,6 @@ def test_rows_spread_over_ranks(parts):
     torchs, _ = both()
     x, grad = rows(), rows(seed=9)
     expected = trained(torchs, x, grad)
-    from concurrent.futures import ThreadPoolExecutor
-    from threading import Barrier
-
     barrier, box = Barrier(len(parts)), {}
 
     def rank(number):

@@ -8,19 +8,13 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice
 
 from dlrm_dist.cpu_adagrad import avoid_slow_kernel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPES = [(40, 16), (7, 8), (300, 20), (1, 4)]
 """Rows and columns: with rows that come many times in a batch, and columns that fill no register."""
 BATCH, STEPS, RATE, EPS = 64, 30, 0.05, 1e-8
 FLOAT32 = 1e-6
 """Sums of some 10 gradients a row and 30 steps, each rounded by 6e-8 of values up to 1."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make(optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD, precision=SparseType.FP32, columns=None, features=None):

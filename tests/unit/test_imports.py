@@ -7,7 +7,8 @@ from tests.helpers import ROOT
 
 LAYERS = [
     {"errors", "interruption"},
-    {"config", "pages", "progress"},
+    {"sections", "packages", "pages", "progress"},
+    {"config"},
     {"data"},
     {"models"},
     {"optim", "learning_rate", "monitor", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks"},

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from dlrm_dist.config import ScheduleSection
 from dlrm_dist.learning_rate import factor_at
 from dlrm_dist.monitor import Standing
+from dlrm_dist.sections import ScheduleSection
 
 TOTAL = 100
 BARS_AUC = [

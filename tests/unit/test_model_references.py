@@ -6,10 +6,10 @@ import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from dlrm_dist.config import ModelSection
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.models.build import build_model
 from dlrm_dist.models.task import ClickTask
+from dlrm_dist.sections import ModelSection
 
 FEATURES = [("A", 7), ("B", 7), ("C", 7)]
 IDS = {

@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def check(arguments, world_size):
-    preflight.check(arguments, world_size, world_size)
+    return preflight.check(arguments, world_size, world_size)
 
 
 def refusal(world_size, *arguments, path="clicks"):
@@ -139,10 +139,12 @@ def test_a_schedule_longer_than_the_run(folder, words, said):
 
 
 def test_what_the_optimizers_can_do(folder):
-    always = ["--data.path", "clicks", "--runtime.device", "cpu"]
-    check([*always, "--optimizer.sparse", "adam", "--optimizer.table_weight_decay", "1e-5", *REPLICATED], 2)
-    check([*always, "--optimizer.sparse_weight_decay", "1e-5"], 2)
-    check([*always, "--train.micro_batches", "25", "--train.batch_size", "50"], 2)
+    """None is refused: the seconds of grace come back."""
+    always = ["--data.path", "clicks", "--runtime.device", "cpu", "--runtime.grace_s", "7"]
+    adam = ("--optimizer.sparse", "adam", "--optimizer.table_weight_decay", "1e-5", *REPLICATED)
+    decay = ("--optimizer.sparse_weight_decay", "1e-5")
+    parts = ("--train.micro_batches", "25", "--train.batch_size", "50")
+    assert [check([*always, *words], 2) for words in (adam, decay, parts)] == [7, 7, 7]
 
 
 @pytest.mark.parametrize("gpus", [0, 1])

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from dlrm_dist import preflight
-from dlrm_dist.config import DataSection, ModelSection
 from dlrm_dist.data.contents import contents
 from dlrm_dist.data.footers import check_split
 from dlrm_dist.data.loader import SplitReader
@@ -17,6 +16,7 @@ from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.schema import RAW_IDS, read_info
 from dlrm_dist.errors import RankError, UserError
 from dlrm_dist.models.shape import dataset_shape, model_shape
+from dlrm_dist.sections import DataSection, ModelSection
 from tests.unit.kaggle_rows import LANES, by_number, options, random_rows, read, write
 
 RAW = ("C3", "C17")

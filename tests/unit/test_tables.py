@@ -2,11 +2,11 @@
 
 import pytest
 
-from dlrm_dist.config import DataSection, ModelSection, OptimizerSection
 from dlrm_dist.errors import UserError
 from dlrm_dist.models.shape import Feature, ModelShape, model_shape
 from dlrm_dist.models.tables import tables_of
 from dlrm_dist.planning.subject import make_subject
+from dlrm_dist.sections import DataSection, ModelSection, OptimizerSection
 
 FEATURES = [("C1", 9), ("C2", 9), ("C3", 5), ("C4", 9)]
 
