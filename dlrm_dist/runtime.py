@@ -139,6 +139,7 @@ def quiet_libraries() -> None:
     """Keep notices of libraries that a user cannot act on off the console; their errors still show."""
     for name in ("torchrec", "torch.fx"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # TorchRec passes it to DDP
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchrec|torch\.distributed|torch\.overrides")
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, Metadata, SavePlan, SavePlanner
-from torch.distributed.checkpoint.metadata import StorageMeta
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, StorageMeta
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
@@ -93,10 +93,23 @@ class _Unpickler(pickle.Unpickler):
     """Knows the names of `_TRUSTED` only."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The class of that name, if it is trusted."""
+        """The class of that name, if it is trusted.
+
+        Python 3.11.0 to 3.11.3 name an enum's member by a getattr. What they get here is none: it knows the members of
+        DCP's one enum, and nothing else.
+        """
+        if (module, name) == ("builtins", "getattr"):
+            return _memory_format
         if name not in _TRUSTED.get(module, ()):
             raise pickle.UnpicklingError(f"it names {module}.{name}, which has no place in a checkpoint")
         return PosixPath if module == "pathlib" else super().find_class(module, name)
+
+
+def _memory_format(owner: Any, name: Any) -> _MEM_FORMAT_ENCODING:
+    """A member of DCP's enum of memory formats, by its name."""
+    if owner is not _MEM_FORMAT_ENCODING or name not in _MEM_FORMAT_ENCODING.__members__:
+        raise pickle.UnpicklingError(f"it takes {name!r} from {owner!r}, which has no place in a checkpoint")
+    return _MEM_FORMAT_ENCODING[name]
 
 
 def _is_plain(name: str) -> bool:
