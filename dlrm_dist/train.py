@@ -176,8 +176,9 @@ def _origin(config: Config, info: DatasetInfo, here: Session, plan: PlanFile) ->
     }
     if config.model.managed_collisions:
         same["ranks, to which the ids of managed collisions are bound,"] = here.world_size
-    sections = config.model_dump(mode="json", include={"train", "optimizer", "schedule"})
+    sections = config.model_dump(mode="json", include={"model", "train", "optimizer", "schedule"})
     keys = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    silent = {*same, "train.resume", "train.log_every", "model.init_from"}
     announced = {
         "ranks": here.world_size,
         "plan": plan.digest,
@@ -185,7 +186,7 @@ def _origin(config: Config, info: DatasetInfo, here: Session, plan: PlanFile) ->
         "device": here.device.type,
         "processor": processor(),
         "torch": torch.__version__,
-        **{key: value for key, value in keys.items() if key not in (*same, "train.resume", "train.log_every")},
+        **{key: value for key, value in keys.items() if key not in silent},
     }
     return Origin(config, plan, same, announced)
 

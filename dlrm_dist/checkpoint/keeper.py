@@ -201,9 +201,9 @@ class Checkpoints:
 
     def _differences(self, path: Path, facts: Facts) -> list[str]:
         return [
-            f"{path}: was saved with {key} {facts.announced.get(key)}, now it is {value}"
+            f"{path}: was saved with {key} {facts.announced[key]}, now it is {value}"
             for key, value in self._origin.announced.items()
-            if facts.announced.get(key) != value
+            if facts.announced.get(key, value) != value
         ]
 
     def _check(self, path: Path, facts: Facts) -> None:

@@ -233,6 +233,14 @@ def test_more_ranks_and_another_plan(runs, clicks, whole):
     assert first[-1][1] == last[-1][1]  # rows trained on
 
 
+def test_another_dropout_is_told(runs, clicks):
+    assert train(runs, clicks, 1, "dropout", "--model.dropout", "0.25", "--train.max_steps", "4").returncode == 0
+    done = train(runs, clicks, 1, "dropout", "--train.resume", "auto", "--model.dropout", "0.5")
+    assert done.returncode == 0, done.stderr
+    assert "was saved with model.dropout 0.25, now it is 0.5" in done.stdout
+    assert done.stdout.count("was saved with") == 2  # this and train.max_steps
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(runs, clicks, whole):
     words = ("--checkpoint.every", "5", "--train.max_steps", "12", "--checkpoint.keep", "2")
     assert train(runs, clicks, 1, "damaged", *words).returncode == 0
