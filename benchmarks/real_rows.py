@@ -1,13 +1,15 @@
 """Every model and optimizer on real rows, and gradient-boosted trees on the same columns.
 
-`python benchmarks/real_rows.py --data DATASET [--config launch/configs/criteo_sample.toml] [--model NAME ...]
-[--optimizer NAME ...] [--seeds 3] [--trees] [--json]`: trains the config with each model and each optimizer of tables
-and layers, `--seeds` times, and scores the dataset's valid split; `--trees` has LightGBM (package lightgbm) learn the
-same rows and columns. What follows `--` goes to launch/train.py.
+`python benchmarks/real_rows.py --data DATASET --tune DATASET [--config launch/configs/criteo_sample.toml]
+[--model NAME ...] [--optimizer NAME ...] [--seeds 3] [--trees] [--json]`: trains the config with each model and each
+optimizer of tables and layers, `--seeds` times, and scores the valid split of `--data`. The learning rates are those
+with the least log loss on the valid split of `--tune`, training rows held out, with the first seed. `--trees` has
+LightGBM (package lightgbm) learn the same rows and columns. What follows `--` goes to launch/train.py.
 """
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from trained import ROOT, result_of, train
+from trained import ROOT, DivergedError, result_of, train
 
 from dlrm_dist.data.schema import LABEL, DatasetInfo, read_info
 
@@ -31,13 +33,14 @@ MODELS: dict[str, tuple[str, ...]] = {
     "dcn": ("--model.deep_mlp", "512,256"),
     "paddlerec": ("--model.top_mlp", "512,256,2"),
 }
-OPTIMIZERS: dict[str, tuple[str, ...]] = {
-    "sgd": ("sgd", "sgd", "0.1", "0.1"),
-    "adagrad": ("adagrad", "adagrad", "0.04", "0.01"),
-    "rowwise_adagrad": ("rowwise_adagrad", "adagrad", "0.02", "0.01"),
-    "adam": ("adam", "adam", "0.001", "0.001"),
+OPTIMIZERS: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
+    "sgd": ("sgd", "sgd", (("0.1", "0.1"), ("1", "0.1"), ("1", "0.03"), ("1", "0.01"))),
+    "adagrad": ("adagrad", "adagrad", (("0.04", "0.01"), ("0.02", "0.01"), ("0.04", "0.005"))),
+    "rowwise_adagrad": ("rowwise_adagrad", "adagrad", (("0.02", "0.01"), ("0.04", "0.01"), ("0.02", "0.005"))),
+    "adam": ("adam", "adam", (("0.001", "0.001"), ("0.0005", "0.001"), ("0.001", "0.0005"))),
 }
-"""Of tables and of layers, and their learning rates. Adam's tables are data-parallel: it has no fused kernel on CPU."""
+"""Of tables and of layers, and the learning rates of both to choose from. Adam's tables are data-parallel: it has no
+fused kernel on CPU."""
 Rows = tuple[Any, Any]
 """Features [rows, columns] and labels [rows]."""
 METRICS = ("auc", "log_loss")
@@ -57,6 +60,7 @@ THREADS_OF_TREES = 1
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--tune", type=Path, required=True, help="training rows of --data, cut into train and valid")
     parser.add_argument("--config", default=str(ROOT / "launch/configs/criteo_sample.toml"))
     parser.add_argument("--model", action="append", choices=tuple(MODELS))
     parser.add_argument("--optimizer", action="append", choices=tuple(OPTIMIZERS))
@@ -65,43 +69,66 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("rest", nargs="*")
     options = parser.parse_args()
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, dict[str, Any]] = {}
+    show("model, optimizer", "learning rates of tables, layers", ("AUC", "log loss (least to most)"), options.json)
+    show("---", "---", ("---", "---"), options.json)
     with tempfile.TemporaryDirectory() as folder:
         for model in options.model or MODELS:
             for optimizer in options.optimizer or OPTIMIZERS:
                 name = f"{model}, {optimizer}"
-                found[name] = [one(Path(folder), options, model, optimizer, seed) for seed in range(options.seeds)]
-                show(name, found[name], options.json)
+                found[name] = learned(Path(folder), options, model, optimizer)
+                show(name, ", ".join(found[name]["rates"]), cells(found[name]["runs"]), options.json)
     if options.trees:
-        found["LightGBM"] = [trees(options.data, seed) for seed in range(options.seeds)]
-        show("LightGBM", found["LightGBM"], options.json)
+        runs = [trees(options.data, seed) for seed in range(options.seeds)]
+        found["LightGBM"] = {"runs": runs}
+        show("LightGBM", "; ".join({each["settings"] for each in runs}), cells(runs), options.json)
     if options.json:
         print(json.dumps(found, indent=1))
     return 0
 
 
-def one(folder: Path, options: argparse.Namespace, model: str, optimizer: str, seed: int) -> dict[str, Any]:
+def learned(folder: Path, options: argparse.Namespace, model: str, optimizer: str) -> dict[str, Any]:
+    """The learning rates that were chosen, what each of them reached on held-out rows, and the runs with the chosen."""
+    tried: dict[tuple[str, str], float] = {}
+    for rates in OPTIMIZERS[optimizer][2]:
+        try:
+            tried[rates] = one(folder, options, options.tune, model, optimizer, rates, 0)["log_loss"]
+        except DivergedError:
+            tried[rates] = math.inf
+    chosen = min(tried, key=lambda rates: tried[rates])
+    runs = [one(folder, options, options.data, model, optimizer, chosen, seed) for seed in range(options.seeds)]
+    held_out = {", ".join(rates): loss for rates, loss in tried.items()}
+    return {"rates": chosen, "log_loss of held-out rows": held_out, "runs": runs}
+
+
+def one(
+    folder: Path,
+    options: argparse.Namespace,
+    data: Path,
+    model: str,
+    optimizer: str,
+    rates: tuple[str, str],
+    seed: int,
+) -> dict[str, Any]:
     """A run's result."""
-    sparse, dense, sparse_rate, dense_rate = OPTIMIZERS[optimizer]
-    words = ["--config", options.config, "--data.path", str(options.data), "--model.name", model, *MODELS[model]]
+    sparse, dense, _ = OPTIMIZERS[optimizer]
+    words = ["--config", options.config, "--data.path", str(data), "--model.name", model, *MODELS[model]]
     words += ["--optimizer.sparse", sparse, "--optimizer.dense", dense, "--train.seed", str(seed)]
-    words += ["--optimizer.sparse_learning_rate", sparse_rate, "--optimizer.dense_learning_rate", dense_rate]
+    words += ["--optimizer.sparse_learning_rate", rates[0], "--optimizer.dense_learning_rate", rates[1]]
     words += ["--sharding.types", "data_parallel"] if sparse == "adam" else []
     return result_of(train(folder, 1, *words, "--checkpoint.every_minutes", "0", *options.rest))
 
 
-def show(name: str, results: list[dict[str, Any]], quiet: bool) -> None:
-    """A line of the table, with a heading before the first."""
-    if quiet:
-        return
-    if not show.__dict__.get("begun"):
-        print("| model, optimizer | AUC (least to most) | log loss (least to most) |\n|---|---|---|")
-        show.__dict__["begun"] = True
-    cells = []
-    for key in METRICS:
-        values = [each[key] for each in results]
-        cells.append(f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})")
-    print(f"| {name} | {' | '.join(cells)} |", flush=True)
+def show(name: str, rates: str, figures: tuple[str, ...], quiet: bool) -> None:
+    """A line of the table."""
+    if not quiet:
+        print(f"| {name} | {rates} | {' | '.join(figures)} |", flush=True)
+
+
+def cells(runs: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Mean, least and most of each metric."""
+    values = {key: [each[key] for each in runs] for key in METRICS}
+    return tuple(f"{statistics.mean(each):.4f} ({min(each):.4f} to {max(each):.4f})" for each in values.values())
 
 
 def trees(data: Path, seed: int) -> dict[str, Any]:

@@ -9,13 +9,23 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
+class DivergedError(Exception):
+    """The loss of a run was not finite."""
+
+
 def train(folder: Path, ranks: int, *words: str) -> Path:
-    """One run on so many ranks of this machine, with these words for launch/train.py; returns its folder."""
+    """One run on so many ranks of this machine, with these words for launch/train.py; returns its folder.
+
+    Raises:
+        DivergedError: the run has diverged.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     name = f"run{len(list(folder.iterdir()))}"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     script = [str(ROOT / "launch/train.py"), "--run.folder", str(folder), "--run.name", name]
     done = subprocess.run([*launch, *script, *words], cwd=ROOT, capture_output=True, text=True)
+    if "the run has diverged" in done.stderr:
+        raise DivergedError
     if done.returncode:
         sys.exit(done.stderr[-3000:])
     return folder / name

@@ -26,7 +26,7 @@ from dlrm_dist.errors import RankError, RunFailedError, UserError
 if TYPE_CHECKING:
     from dlrm_dist.data.options import PrepareOptions
 
-_WITHOUT_DEFAULT = ("ids", "raw", "hash_rows", "min_count", "dense", "seed")
+_WITHOUT_DEFAULT = ("ids", "raw", "hash_rows", "min_count", "max_rows", "dense", "seed")
 """Options of `prepare` that must have an effect where they are given, and so are not there where they are not."""
 
 
@@ -211,6 +211,9 @@ def _add_ids(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--min-count", type=int, default=SUPPRESS, help="vocabulary: rarer values share one id (default 2)"
+    )
+    parser.add_argument(
+        "--max-rows", type=int, default=SUPPRESS, help="vocabulary: rows of a table at most; rarer values share one id"
     )
     parser.add_argument(
         "--vocabulary", type=Path, help="a prepared dataset, or its vocabulary folder: give the rows its ids"

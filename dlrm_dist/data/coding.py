@@ -18,10 +18,16 @@ from dlrm_dist.data.vocabulary import Encoder, Vocabulary, encoded, file_of, fol
 class Coding:
     """The columns of spooled rows, of which the keys below `train_keys` are training rows."""
 
-    def __init__(self, rows: spool.Rows, work: Path, given: Path | None, train_keys: int, budget: int) -> None:
-        """Take the rows, the folder to work in, a folder of vocabularies if there is one, and bytes for a column."""
+    def __init__(
+        self, rows: spool.Rows, work: Path, given: Path | None, max_rows: int | None, train_keys: int, budget: int
+    ) -> None:
+        """Take the rows, the folder to work in, a folder of vocabularies or the most rows of a new one, if there are.
+
+        `budget` is in bytes, for a column.
+        """
         self._rows, self._work, self._train_keys, self._budget = rows, work, train_keys, budget
         self._given = given and folder_of(given)
+        self._most_ids = max_rows and max_rows - 1
         (work / "vocabulary").mkdir(exist_ok=True)
 
     def code(self, column: Column) -> int:
@@ -67,7 +73,7 @@ class Coding:
             arrays = partial(self._train_values, column.name)
             partitions = count_values(arrays, folder, column.min_count, self._budget)
             missing = sum(array.null_count for array in arrays())
-            write_vocabulary(partitions, missing if missing >= column.min_count else 0, unfinished)
+            write_vocabulary(partitions, missing if missing >= column.min_count else 0, unfinished, self._most_ids)
         unfinished.rename(path)
         return Vocabulary(path)
 

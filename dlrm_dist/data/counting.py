@@ -154,17 +154,19 @@ def _flat(array: pa.Array) -> pa.Array:
     return array.flatten() if pa.types.is_list(array.type) else array
 
 
-def write_vocabulary(partitions: list[Partition], missing: int, path: Path) -> None:
+def write_vocabulary(partitions: list[Partition], missing: int, path: Path, most: int | None = None) -> None:
     """Write the values of all partitions by falling count, then rising value, as Parquet: row i has the id i + 1.
 
     Args:
         partitions: what `count_values` gives.
         missing: how often a missing value was seen, which comes before all others of that count; 0 if it gets no id.
         path: of the file.
+        most: ids to give out, to the first values in that order; not given: to all.
     """
     merged = _Merged(partitions)
     place = merged.before(-missing) if missing else -1
     rows = merged.rows + (place >= 0)
+    rows = rows if most is None else min(rows, most)
     type_ = pa.from_numpy_dtype(partitions[0].read(0, 0)["value"].dtype)
     with pq.ParquetWriter(path, pa.schema([("value", type_), ("count", pa.int64())]), compression="zstd") as out:
         for start in range(0, max(1, rows), GROUP_ROWS):

@@ -44,6 +44,7 @@ class PrepareOptions:
     the columns where only some are to be so.
     `ids` "keep" is for values that are ids already, in format npy or parquet. `schema` maps the columns of format
     parquet. Format slot keeps its ids and dense values, format npy its dense values.
+    `max_rows` bounds a vocabulary's table: the most frequent values get ids of their own, the rest share one.
     `memory` is in bytes. `named` are the options that the user chose: one that would have no effect is an error.
     """
 
@@ -55,6 +56,7 @@ class PrepareOptions:
     raw: tuple[str, ...] = ()
     hash_rows: int = 1_000_000
     min_count: int = 2
+    max_rows: int | None = None
     vocabulary: Path | None = None
     schema: Path | None = None
     dense: Dense = "log1p"
@@ -70,10 +72,12 @@ class PrepareOptions:
 
 def check(options: PrepareOptions) -> None:
     """Raise a UserError if an option is impossible, or does not go with another."""
-    least = {"hash_rows": 1, "min_count": 1, "seed": 0, "lanes": 1, "group_rows": 1, "memory": LEAST_MEMORY}
+    least = {"hash_rows": 1, "min_count": 1, "max_rows": 2, "seed": 0, "lanes": 1, "group_rows": 1}
+    least |= {"memory": LEAST_MEMORY}
     for name, smallest in least.items():
-        if not smallest <= getattr(options, name) < _MOST:
-            raise UserError(f"{name}: {getattr(options, name)} is impossible; allowed: {smallest} to {_MOST - 1}")
+        value = getattr(options, name)
+        if value is not None and not smallest <= value < _MOST:
+            raise UserError(f"{name}: {value} is impossible; allowed: {smallest} to {_MOST - 1}")
     known = {"format": Format, "ids": Ids, "dense": Dense, "on_bad_row": OnBadRow}
     for name, values in known.items():
         value, every = getattr(options, name), get_args(values)
@@ -132,6 +136,7 @@ def without_effect(options: PrepareOptions, schema: ParquetSchema | None) -> dic
         ),
         "hash_rows": (None in hashed, "no column takes it for a hash", "with ids hash"),
         "min_count": (None in counted, "no column takes it for a new vocabulary", "with ids vocabulary, made anew"),
+        "max_rows": (bool(counted), "no column has a new vocabulary", "with ids vocabulary, made anew"),
         "vocabulary": (
             any(ids == "vocabulary" for ids, _, _ in columns),
             "no column's ids come from one",
@@ -175,6 +180,7 @@ def transform_of(files: dict[str, list[File]], options: PrepareOptions, schema: 
 def _ids_transform(options: PrepareOptions, schema: ParquetSchema | None) -> dict[str, Any]:
     idle, result = without_effect(options, schema), dict[str, Any]()
     result |= {name: getattr(options, name) for name in ("hash_rows", "min_count") if name not in idle}
+    result |= {"max_rows": options.max_rows} if options.max_rows else {}
     result |= {"raw": list(options.raw)} if options.raw else {}
     if any(ids in ("hash", "raw") for ids, _, _ in _ids(options, schema)):
         result["missing_value"] = CRITEO_MISSING if options.format in CRITEO else MISSING

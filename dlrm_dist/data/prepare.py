@@ -258,7 +258,7 @@ class _Preparation:
         if not columns:
             return {}
         budget = self._share(_COLUMN) // _TABLES
-        coding = Coding(rows, self._work, self._options.vocabulary, self._buckets, budget)
+        coding = Coding(rows, self._work, self._options.vocabulary, self._options.max_rows, self._buckets, budget)
         shown = progress.bar("prepare: code", "columns", len(columns))
         with shown as bar, ThreadPoolExecutor(self._workers(_COLUMN)) as pool:
             sizes = {}

@@ -55,12 +55,13 @@ def by_number(table):
     return {round(math.expm1(row["I13"])): row for row in table.to_pylist()}
 
 
-def expected_ids(rows, train, min_count):
+def expected_ids(rows, train, min_count, max_rows=None):
     """The vocabulary ids of all rows, numbered from training rows: plain Python, one column after the other."""
     columns = []
     for column in range(14, 40):
         seen = Counter(row[column] for row in train)
         kept = sorted((text for text in seen if seen[text] >= min_count), key=lambda t: (-seen[t], int(t or "-1", 16)))
+        kept = kept[: max_rows and max_rows - 1]
         ids = {text: number for number, text in enumerate(kept, 1)}
         columns.append((1 + len(kept), [ids.get(row[column], 0) for row in rows]))
     return columns

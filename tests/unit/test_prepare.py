@@ -59,6 +59,18 @@ def test_values_splits_and_vocabulary_follow_the_obvious_definition(tmp_path, mo
     assert order[1:] == [list(range(210, 240)), list(range(240, 300))]
 
 
+@pytest.mark.parametrize("max_rows", [2, 5, 1000])
+def test_a_bounded_vocabulary_keeps_the_most_frequent_values(tmp_path, max_rows):
+    rows = random_rows(200)
+    write(tmp_path / "log", rows)
+    info = prepare([tmp_path / "log"], tmp_path / "out", options(min_count=1, max_rows=max_rows, shuffle=False))
+    columns = expected_ids(rows, rows, 1, max_rows)
+    assert [each.rows for each in info.categories] == [size for size, _ in columns]
+    assert max(size for size, _ in expected_ids(rows, rows, 1)) > 5  # else nothing would be bounded
+    check_values(rows, read(tmp_path / "out", "train"), [values for _, values in columns])
+    assert info.transform["max_rows"] == max_rows
+
+
 def test_layout_and_metadata_of_every_part(tmp_path):
     write(tmp_path / "log", random_rows(150))
     info = prepare([tmp_path / "log"], tmp_path / "out", options(split="kaggle"), best_auc={"test": 0.75})
