@@ -207,7 +207,11 @@ def _add_ids(parser: argparse.ArgumentParser) -> None:
         help="categories that get raw ids, whatever --ids says of the others",
     )
     parser.add_argument(
-        "--hash-rows", type=int, default=SUPPRESS, help="with --ids hash: rows of each table (default 1000000)"
+        "--hash-rows",
+        type=_hash_rows,
+        default=SUPPRESS,
+        metavar="ROWS",
+        help="with --ids hash: rows of each table, or R1,R2,... of one after the other (default 1000000)",
     )
     parser.add_argument(
         "--min-count", type=int, default=SUPPRESS, help="vocabulary: rarer values share one id (default 2)"
@@ -218,6 +222,10 @@ def _add_ids(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vocabulary", type=Path, help="a prepared dataset, or its vocabulary folder: give the rows its ids"
     )
+
+
+def _hash_rows(text: str) -> int | tuple[int, ...]:
+    return tuple(map(int, text.split(","))) if "," in text else int(text)
 
 
 def _add_rows(parser: argparse.ArgumentParser) -> None:

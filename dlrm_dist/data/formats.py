@@ -8,7 +8,7 @@ from dlrm_dist.data import npy, parquet, slot, text
 from dlrm_dist.data.files import File
 from dlrm_dist.data.kaggle import CATEGORIES, DENSE, Kaggle
 from dlrm_dist.data.options import PrepareOptions
-from dlrm_dist.data.sources import Column, Columns, Source, ids_of, rows_of
+from dlrm_dist.data.sources import Column, Columns, Source, hash_rows_of, ids_of, rows_of
 
 
 class Opened(NamedTuple):
@@ -49,7 +49,11 @@ def open_sources(
     if isinstance(form, slot.Slot):
         return Opened(sources, Columns(DENSE, tuple(Column(name, "keep", slot.SLOT_ROWS) for name in CATEGORIES)))
     how = ids_of(form.categories, options.ids, options.raw)
-    columns = (Column(name, ids, rows_of(ids, options.hash_rows), options.min_count) for name, ids in how.items())
+    sizes = hash_rows_of(form.categories, options.hash_rows)
+    columns = (
+        Column(name, ids, rows_of(ids, size), options.min_count)
+        for (name, ids), size in zip(how.items(), sizes, strict=True)
+    )
     return Opened(sources, Columns(DENSE, tuple(columns)))
 
 
@@ -57,6 +61,7 @@ def _open_parquet(
     files: dict[str, list[File]], options: PrepareOptions, schema: parquet.ParquetSchema | None
 ) -> Opened:
     assert schema is not None and options.dense != "minmax"  # see `options.check`
+    assert isinstance(options.hash_rows, int)
     dense = options.dense
     sources = {
         name: [parquet.ParquetSource(file, schema, dense, options.on_bad_row) for file in group]

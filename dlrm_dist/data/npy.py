@@ -23,6 +23,7 @@ from dlrm_dist.data.sources import (
     Where,
     changed,
     float32,
+    hash_rows_of,
     ids_of,
     judged,
     rows_of,
@@ -174,7 +175,7 @@ def triples(files: Sequence[File], on_bad_row: OnBadRow) -> list[NpySource]:
 
 
 def columns_of(
-    sources: Sequence[NpySource], ids: Ids, hash_rows: int, min_count: int, raw: Sequence[str] = ()
+    sources: Sequence[NpySource], ids: Ids, hash_rows: int | tuple[int, ...], min_count: int, raw: Sequence[str] = ()
 ) -> Columns:
     """The columns of all triples, which every source is told too; kept ids have a table up to the largest of all."""
     dense, sparse = sources[0].widths
@@ -183,7 +184,7 @@ def columns_of(
         widths = f"{other.widths[0]} dense and {other.widths[1]} sparse columns where {sources[0].name} has"
         raise UserError(f"{other.name}: has {widths} {dense} and {sparse}; allowed: the same everywhere")
     names = [f"C{i}" for i in range(1, sparse + 1)]
-    rows = [hash_rows] * sparse
+    rows = hash_rows_of(names, hash_rows)
     if ids == "keep":
         rows = [max(1, int(top) + 1) for top in np.max([source.largest() for source in sources], axis=0)]
     how = ids_of(names, ids, raw)

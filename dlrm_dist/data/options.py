@@ -44,6 +44,7 @@ class PrepareOptions:
     the columns where only some are to be so.
     `ids` "keep" is for values that are ids already, in format npy or parquet. `schema` maps the columns of format
     parquet. Format slot keeps its ids and dense values, format npy its dense values.
+    `hash_rows` is a number for all columns, or one for each; format parquet has a column's own in its schema.
     `max_rows` bounds a vocabulary's table: the most frequent values get ids of their own, the rest share one.
     `memory` is in bytes. `named` are the options that the user chose: one that would have no effect is an error.
     """
@@ -54,7 +55,7 @@ class PrepareOptions:
     split: str = "none"
     ids: Ids = "vocabulary"
     raw: tuple[str, ...] = ()
-    hash_rows: int = 1_000_000
+    hash_rows: int | tuple[int, ...] = 1_000_000
     min_count: int = 2
     max_rows: int | None = None
     vocabulary: Path | None = None
@@ -75,9 +76,10 @@ def check(options: PrepareOptions) -> None:
     least = {"hash_rows": 1, "min_count": 1, "max_rows": 2, "seed": 0, "lanes": 1, "group_rows": 1}
     least |= {"memory": LEAST_MEMORY}
     for name, smallest in least.items():
-        value = getattr(options, name)
-        if value is not None and not smallest <= value < _MOST:
-            raise UserError(f"{name}: {value} is impossible; allowed: {smallest} to {_MOST - 1}")
+        given = getattr(options, name)
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is not None and not smallest <= value < _MOST:
+                raise UserError(f"{name}: {value} is impossible; allowed: {smallest} to {_MOST - 1}")
     known = {"format": Format, "ids": Ids, "dense": Dense, "on_bad_row": OnBadRow}
     for name, values in known.items():
         value, every = getattr(options, name), get_args(values)
@@ -102,6 +104,10 @@ def _check_format(options: PrepareOptions) -> None:
     if options.raw and options.format not in (*CRITEO, "npy"):
         way = 'ids = "raw" in the schema file' if options.format == "parquet" else "nothing: its ids are hashed already"
         raise UserError(f"raw: format {options.format} does not take it; allowed: {way}; leave it out")
+    if options.format == "parquet" and isinstance(options.hash_rows, tuple):
+        raise UserError(
+            "hash_rows: format parquet takes one number; allowed: others in the schema file; give rows there"
+        )
     if (options.schema is not None) != (options.format == "parquet"):
         raise UserError("schema: maps the columns of format parquet; allowed: with that format, which needs one")
 
@@ -179,7 +185,9 @@ def transform_of(files: dict[str, list[File]], options: PrepareOptions, schema: 
 
 def _ids_transform(options: PrepareOptions, schema: ParquetSchema | None) -> dict[str, Any]:
     idle, result = without_effect(options, schema), dict[str, Any]()
-    result |= {name: getattr(options, name) for name in ("hash_rows", "min_count") if name not in idle}
+    rows = options.hash_rows
+    recorded = {"hash_rows": list(rows) if isinstance(rows, tuple) else rows, "min_count": options.min_count}
+    result |= {name: value for name, value in recorded.items() if name not in idle}
     result |= {"max_rows": options.max_rows} if options.max_rows else {}
     result |= {"raw": list(options.raw)} if options.raw else {}
     if any(ids in ("hash", "raw") for ids, _, _ in _ids(options, schema)):

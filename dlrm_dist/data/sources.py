@@ -52,6 +52,21 @@ def ids_of(names: Sequence[str], ids: Ids, raw: Sequence[str]) -> dict[str, Ids]
     return {name: "raw" if name in raw else ids for name in names}
 
 
+def hash_rows_of(names: Sequence[str], rows: int | tuple[int, ...]) -> list[int]:
+    """The rows of each column's hash.
+
+    Raises:
+        UserError: there is neither one number nor one for each column.
+    """
+    if isinstance(rows, int):
+        return [rows] * len(names)
+    if len(rows) != len(names):
+        raise UserError(
+            f"hash_rows: has {len(rows)} numbers for {len(names)} categories; allowed: one, or one for each"
+        )
+    return list(rows)
+
+
 def rows_of(ids: Ids, rows: int) -> int:
     """The number of ids of a column: `rows`, but for raw ones."""
     return RAW_IDS if ids == "raw" else rows

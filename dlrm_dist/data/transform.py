@@ -12,7 +12,7 @@ from dlrm_dist.data.sources import Column
 from dlrm_dist.data.vocabulary import Encoder, Vocabulary, encoded, file_of, hash_encoder, id_type
 from dlrm_dist.errors import UserError
 
-KEYS = ("format", "ids", "raw", "hash_rows", "dense", "bins", "missing_value", "schema")
+KEYS = ("format", "ids", "raw", "dense", "bins", "missing_value", "schema")
 """All that `Transform` reads of what a dataset records of its transform; the rest tells where its rows came from."""
 _WHOLE = 1 << 62
 """Bytes for a vocabulary: all of its values are looked up at once."""
@@ -39,7 +39,6 @@ class Transform:
             format=made["format"],
             ids="keep" if made["format"] == "slot" else made["ids"],
             raw=tuple(made.get("raw", ())),
-            hash_rows=made.get("hash_rows", PrepareOptions.hash_rows),
             dense=made["dense"],
             bins=made.get("bins", False),
         )

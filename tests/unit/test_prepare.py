@@ -59,6 +59,17 @@ def test_values_splits_and_vocabulary_follow_the_obvious_definition(tmp_path, mo
     assert order[1:] == [list(range(210, 240)), list(range(240, 300))]
 
 
+def test_each_column_may_have_its_own_number_of_hashed_ids(tmp_path):
+    rows = random_rows(60)
+    write(tmp_path / "log", rows)
+    sizes = tuple(range(3, 29))
+    info = prepare([tmp_path / "log"], tmp_path / "out", options(ids="hash", hash_rows=sizes, shuffle=False))
+    assert info == read_info(tmp_path / "out")
+    assert tuple(each.rows for each in info.categories) == sizes
+    ids = [(size, [int(row[c] or "100000000", 16) % size for row in rows]) for c, size in enumerate(sizes, 14)]
+    check_values(rows, read(tmp_path / "out", "train"), [values for _, values in ids])
+
+
 @pytest.mark.parametrize("max_rows", [2, 5, 1000])
 def test_a_bounded_vocabulary_keeps_the_most_frequent_values(tmp_path, max_rows):
     rows = random_rows(200)
