@@ -21,10 +21,13 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from dlrm_dist.between_hosts import HostSum
 from dlrm_dist.cpu_adagrad import avoid_slow_kernel, fused_tables
 from dlrm_dist.models.batch_norm import BatchNorm
 from dlrm_dist.optim import Optimizers
+from dlrm_dist.planning import exchange
 from dlrm_dist.planning.managed_sharder import sharders
+from dlrm_dist.runtime import local_world_size
 
 _INIT_BLOCK_ROWS = 1 << 16
 
@@ -100,7 +103,8 @@ def shard(
         device: this rank's device.
         optimizers: of the tables and of all else.
         seed: of the tables' initial weights, which depend on neither the plan nor the world size.
-        comm_precision: of embeddings and their gradients between ranks.
+        comm_precision: of embeddings and their gradients between ranks, and with `_between_hosts` of the gradients
+            of replicated weights too.
         initialise: False where a checkpoint's weights follow: until then tables hold what the kernels left there.
     """
     replicated = _tables_of(plan, lambda each: each.sharding_type == ShardingType.DATA_PARALLEL.value)
@@ -108,6 +112,7 @@ def shard(
         plan, lambda sharding: sharding.compute_kernel == EmbeddingComputeKernel.FUSED_UVM_CACHING.value
     )
     configs = _table_configs(task)
+    hosts = dist.get_world_size() // local_world_size()
     for name, parameter in _table_parameters(task):
         if name not in replicated:  # TorchRec's data-parallel tables have no fused kernel
             optimizer_class, arguments = optimizers.fused()
@@ -118,10 +123,12 @@ def shard(
             env=ShardingEnv.from_process_group(dist.group.WORLD),
             device=device,
             plan=plan,
-            sharders=sharders(comm_precision, prefetch=bool(cached)),
+            sharders=sharders(comm_precision, bool(cached), hosts),
             init_data_parallel=dist.get_world_size() > 1,  # DDP of one rank: about 3 ms a step of 65 by the profiler
             data_parallel_wrapper=DefaultDataParallelWrapper(**_FIXED_BUCKETS),
         )
+    if exchange.split(comm_precision)[1] and hosts > 1:
+        _reduce_by_host(model)
     avoid_slow_kernel(fused_tables(model))
     _normalise_over_ranks(model)
     if initialise:
@@ -130,6 +137,14 @@ def shard(
     rates = tuple(group["lr"] for group in optimizer.param_groups)
     full_rates = {"sparse": optimizers.fused()[1]["lr"], "dense": optimizers.dense()[1]["lr"]}
     return ShardedTask(model, optimizer, rates, full_rates, bool(cached))
+
+
+def _reduce_by_host(model: nn.Module) -> None:
+    """Have gradients of replicated weights averaged host by host. Collective."""
+    sums = HostSum(local_world_size())
+    for module in model.modules():
+        if isinstance(module, DistributedDataParallel):
+            module.register_comm_hook(sums, HostSum.average)
 
 
 def _normalise_over_ranks(model: nn.Module) -> None:

@@ -68,7 +68,7 @@ def _verify(options: argparse.Namespace) -> int:
                 shown = " ".join(f"{'' if figure is None else f'{figure:.1e}':>9}" for figure in figures)
                 print(
                     f"{case.layout!s:<6} {case.sharding_type:<18} {case.optimizer:<16} {case.table_precision:<7} "
-                    f"{case.comm_precision:<8} {shown}  {result.verdict}",
+                    f"{case.comm_precision:<18} {shown}  {result.verdict}",
                     flush=True,
                 )
     except RanksFailedError as error:

@@ -18,6 +18,7 @@ from typing import Annotated, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dlrm_dist.errors import UserError, first_problem
+from dlrm_dist.planning import exchange
 from dlrm_dist.planning.cluster import PLANS
 from dlrm_dist.sections import ShardingName
 
@@ -46,14 +47,15 @@ def refuse_precision(comm_precision: str, sharding_types: Iterable[str], rows: d
     Raises:
         UserError: it does not work.
     """
+    precision, only_between_hosts = exchange.split(comm_precision)
     for key, count in (rows or {}).items():
-        if comm_precision == "int8" and count % INT8_ROWS:
+        if precision == "int8" and count % INT8_ROWS:
             raise UserError(
-                f"sharding.comm_precision is int8, which needs a multiple of {INT8_ROWS} rows on a rank; {key} gives "
-                f"{count}; use a batch of a multiple of {INT8_ROWS} x ranks"
+                f"sharding.comm_precision is {comm_precision}, which needs a multiple of {INT8_ROWS} rows on a rank; "
+                f"{key} gives {count}; use a batch of a multiple of {INT8_ROWS} x ranks"
             )
     bad = [kind for kind in sharding_types if kind in _WITHOUT_INT8]
-    if comm_precision == "int8" and bad:
+    if precision == "int8" and bad and not only_between_hosts:
         raise UserError(
             f"sharding.comm_precision is int8, which does not work with {bad[0]} (its exchange sums on the way); use "
             "fp16 or bf16, or allow only table_wise, column_wise, table_column_wise and data_parallel"

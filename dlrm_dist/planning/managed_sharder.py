@@ -61,7 +61,7 @@ class ManagedSharder(ManagedCollisionEmbeddingBagCollectionSharder):  # type: ig
         )
 
 
-def sharders(comm_precision: str = "fp32", prefetch: bool = False) -> list[Sharder | ManagedSharder]:
+def sharders(comm_precision: str = "fp32", prefetch: bool = False, hosts: int = 1) -> list[Sharder | ManagedSharder]:
     """For all kinds of tables; see `Sharder`."""
-    sharder = Sharder(comm_precision, prefetch)
+    sharder = Sharder(comm_precision, prefetch, hosts)
     return [sharder, ManagedSharder(sharder)]

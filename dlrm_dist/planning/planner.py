@@ -95,7 +95,7 @@ def make_plan(subject: Subject, cluster: Cluster, request: Request) -> PlanFile:
             callbacks=[keep],
         )
         try:
-            plan = planner.plan(subject.task, sharders(request.comm_precision))
+            plan = planner.plan(subject.task, sharders(request.comm_precision, hosts=cluster.hosts))
         except PlannerError:  # "insufficient storage" or "strict constraints": no proposal could be packed
             hbm, ddr = cluster.memory_bytes()
             cap = hbm if cluster.device == "cuda" else ddr

@@ -9,7 +9,7 @@ collective, and a step's fixed overhead; all constants are the cluster's. Two bo
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dlrm_dist.planning import check
+from dlrm_dist.planning import check, exchange
 from dlrm_dist.planning.plan_file import PlanFile, ShardEstimate
 
 DENSE_OPTIMIZER_PASSES = 5
@@ -126,7 +126,7 @@ def predict(plan: PlanFile) -> Step:
         "input": read / (cluster.value("input_gb_s") * 1e6) + copied,
         "dense_forward": dense.forward_flop_per_sample * rows / flop_per_ms,
         "dense_backward": dense.backward_flop_per_sample * rows / flop_per_ms,
-        "all_reduce": _ring_milliseconds(plan, dense.parameter_bytes),
+        "all_reduce": _reduce_milliseconds(plan, dense.parameter_bytes),
         "dense_optimizer": dense.parameter_bytes * DENSE_OPTIMIZER_PASSES / memory,
         "latency": _latency_milliseconds(plan),
         "overhead": cluster.value("step_overhead_ms"),
@@ -147,10 +147,19 @@ def _tflop_s(plan: PlanFile) -> float:
     return cluster.value("bf16_tflop_s") / (2 if precision == "tf32" else 1)
 
 
-def _ring_milliseconds(plan: PlanFile, size: float) -> float:
-    """An all-reduce of `size` bytes: each rank sends 2 (W - 1) / W of it; a host's devices share its links."""
+def _reduce_milliseconds(plan: PlanFile, size: float) -> float:
+    """An all-reduce of `size` bytes of fp32 over all ranks.
+
+    Each rank sends 2 (W - 1) / W of it, and a host's devices share its links; by hosts: the same inside a host, an L-th
+    of it in bf16 between hosts, and what the others of the host have brought.
+    """
     cluster, world_size = plan.inputs.cluster, plan.world_size
     link = cluster.value("intra_host_gb_s")
+    if cluster.hosts > 1 and exchange.split(plan.inputs.comm_precision)[1]:
+        local, hosts = cluster.devices_per_host, cluster.hosts
+        inside = (2 * (local - 1) + (local - 1) / 2) / local * size / link
+        across = (hosts - 1) / hosts * size / local / cluster.value("inter_host_gb_s")
+        return (inside + across) / (cluster.value("link_efficiency") * 1e6)
     if cluster.hosts > 1:
         link = min(link, cluster.devices_per_host * cluster.value("inter_host_gb_s"))
     return 2 * (world_size - 1) / world_size * size / (link * cluster.value("link_efficiency") * 1e6)

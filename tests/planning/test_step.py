@@ -25,6 +25,26 @@ def test_a_step_by_hand(plan):
     assert found.samples_per_s()[0] == pytest.approx(4096 / found.serial * 1e3)
 
 
+def test_gradients_that_are_reduced_host_by_host(model):
+    """On 2 x 2: over NVLink 2 x 1/2 in fp32 and 1/2 in bf16, over each NIC half of it, twice 1/2 of it, in bf16."""
+    request = Request(4096, ("table_row_wise",), comm_precision="fp16_between_hosts")
+    found = step.predict(made := plan_for(model, load_cluster("h100:2x2"), request))
+    size = made.inputs.dense.parameter_bytes
+    assert found.parts["all_reduce"] == pytest.approx(size * (1.25 / 450e6 + 0.25 / 50e6) / 0.75)
+
+
+def test_only_the_stage_between_hosts_is_cheaper(model):
+    """Table-row-wise on 2 x 2: a reduce-scatter inside the host, then an all-to-all between hosts."""
+    took = {}
+    for precision in ("fp32", "int8_between_hosts", "fp16_between_hosts", "fp16"):
+        request = Request(4096, ("table_row_wise",), comm_precision=precision)
+        took[precision] = step.predict(plan_for(model, load_cluster("h100:2x2"), request)).parts["forward_exchange"]
+    assert took["int8_between_hosts"] < took["fp16_between_hosts"] < took["fp32"]
+    assert took["fp16"] < took["fp16_between_hosts"]
+    inside = 2 * (took["fp16_between_hosts"] - took["fp16"])  # fp16 halves the stage inside a host
+    assert took["fp32"] - inside == pytest.approx(2 * (took["fp16_between_hosts"] - inside))
+
+
 def test_the_slowest_rank(plan):
     loads = step.rank_loads(plan)
     found = step.predict(plan)

@@ -48,6 +48,14 @@ def test_what_cannot_be_equal_is_named(tmp_path):
     assert float(coarse["table_wise"].split()[2]) > 1e-4  # the exchange is coarse indeed
 
 
+@pytest.mark.parametrize(("layout", "is_coarse"), [(Layout(2, 2), True), (Layout(1, 2), False)])
+def test_a_coarse_exchange_between_hosts_only(layout, is_coarse):
+    kinds = ("table_wise", "table_row_wise", "data_parallel")
+    results = list(compare([Case(layout, kind, "sgd", "fp32", "fp16_between_hosts") for kind in kinds], SECTION, SHAPE))
+    assert {result.verdict for result in results} == {"equal but for rounding" if is_coarse else "equal"}
+    assert all((result.mean > 1e-4) == is_coarse for result in results)
+
+
 def test_a_wrong_learning_rate_is_noticed():
     cases = [Case(Layout(1, 2), kind, "sgd", "fp32", "fp32") for kind in ("table_wise", "row_wise")]
     results = list(compare(cases, SECTION, SHAPE, slower=0.99))

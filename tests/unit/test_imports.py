@@ -11,7 +11,7 @@ LAYERS = [
     {"config"},
     {"data"},
     {"models"},
-    {"optim", "learning_rate", "monitor", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks"},
+    {"optim", "learning_rate", "monitor", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks", "between_hosts"},
     {"runtime"},
     {"ranking"},
     {"metrics"},
