@@ -11,7 +11,7 @@ import sys
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's own start and stop
 
-from dlrm_dist import config, runtime
+from dlrm_dist import config, runtime, tries
 from dlrm_dist.errors import LostRanksError, RankError, RunFailedError, UserError
 from dlrm_dist.interruption import EXIT_CODE, InterruptedRunError
 from dlrm_dist.train import main
@@ -47,10 +47,10 @@ def _say(line: str, rank: int) -> None:
 
 def _final(code: int) -> int:
     """The launcher may start the ranks again all the same: they will end with this code at once."""
-    runtime.note(VERDICT, str(code))
+    tries.note(VERDICT, str(code))
     return code
 
 
 if __name__ == "__main__":
-    verdict = runtime.recall(VERDICT) if runtime.is_restart() else None
+    verdict = tries.recall(VERDICT) if tries.is_restart() else None
     sys.exit(int(verdict) if verdict else run())
