@@ -174,7 +174,8 @@ def session(section: RuntimeSection) -> Iterator[Session]:
         timeout=timeout,
     )
     control = dist.new_group(backend="gloo", timeout=timeout)
-    with lost_ranks.named(dist.PrefixStore("roll_call", store), global_rank(), world_size(), section.timeout_s):
+    roll_call = dist.PrefixStore("roll_call", store)
+    with lost_ranks.named(roll_call, global_rank(), world_size(), local_world_size(), section.timeout_s):
         yield Session(global_rank(), world_size(), local_rank, local_world_size(), device, threads, timeout, control)
     # Only on the good way out: without the barrier a rank that leaves early aborted others (2 of 5 good runs of 4
     # ranks); after an exception a barrier would wait for ranks that never come.

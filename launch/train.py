@@ -5,7 +5,9 @@ Exit codes: 0 done, 1 the run failed, 2 a mistake in the command, the config or 
 """
 
 import os
+import signal
 import sys
+import time
 
 # Before torch is imported: DDP warns on every run of a choice that shard.py makes on purpose.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -15,6 +17,9 @@ from dlrm_dist import config, runtime, tries
 from dlrm_dist.errors import LostRanksError, RankError, RunFailedError, UserError
 from dlrm_dist.interruption import EXIT_CODE, InterruptedRunError
 from dlrm_dist.train import main
+
+_AGENT_SECONDS = 5.0
+"""An agent hears so much later than another, at most, that hosts have come."""
 
 VERDICT = "exit code"
 """Noted by a try whose end another try would not change."""
@@ -30,7 +35,7 @@ def run() -> int:
         return _final(2)
     except InterruptedRunError as error:
         _say(str(error), 0)
-        return _final(EXIT_CODE)
+        return _stopped(error)
     except LostRanksError as error:
         _say(f"error: {error}", error.speaker)
         return 1
@@ -38,6 +43,17 @@ def run() -> int:
         _say(f"error: {error}", error.speaker)
         return _final(1)
     return 0
+
+
+def _stopped(error: InterruptedRunError) -> int:
+    if not tries.spans_hosts():
+        return _final(EXIT_CODE)
+    # Also where a host has come back, and each agent restarts its ranks: as theirs it does not count as a failure. A
+    # user's signal ends the agents by itself.
+    if not error.was_asked:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(_AGENT_SECONDS)
+    return EXIT_CODE
 
 
 def _say(line: str, rank: int) -> None:
