@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     patience_s = rendezvous.join_timeout_s(args)
     if not rendezvous.await_store(endpoint, patience_s):
         return _fail(f"the rendezvous store {endpoint} was not there for {patience_s} s; {_WAY_OUT}")
-    with Watchdog(endpoint) as watchdog:
+    with Watchdog(endpoint, may_return=args.max_restarts > 0) as watchdog:
         try:
             return _run(args)
         except RendezvousConnectionError:

@@ -31,12 +31,13 @@ class Watchdog:
     """Watches the store and the signals; as a context manager, for as long as the agent runs.
 
     When the store has not answered for a while and no rank is left to train on without it, the process begins again
-    with its own command line: it waits for the store, and joins the job when the link or the store is back. When a
-    request to stop has not ended the process in the time that ranks have to save, it ends it, and its ranks.
+    with its own command line: it waits for the store, and joins the job when the link or the store is back; where no
+    restarts are wanted, it ends. When a request to stop has not ended the process in the time that ranks have to save,
+    it ends it, and its ranks.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: Endpoint, may_return: bool) -> None:
+        self._endpoint, self._may_return = endpoint, may_return
         self._grace_s = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")) + _MARGIN_S
         self._answered = time.monotonic()
         self._over = threading.Event()
@@ -55,9 +56,12 @@ class Watchdog:
         signal.set_wakeup_fd(-1)
 
     def start_anew(self, why: str) -> NoReturn:
-        """Begin this process again, without its ranks."""
-        self._say(f"{why}: waiting for it, to join the job again")
+        """Begin this process again, without its ranks, or end it where no restarts are wanted."""
         _kill_descendants()
+        if not self._may_return:
+            self._say(f"{why}, and no restarts are wanted (--max_retries): ended")
+            os._exit(1)
+        self._say(f"{why}: waiting for it, to join the job again")
         os.execv(sys.executable, [sys.executable, *_own_arguments()])
 
     def _ask(self) -> None:

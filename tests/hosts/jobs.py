@@ -16,9 +16,11 @@ MODEL = ("--model.embedding_dim", "8", "--model.bottom_mlp", "16,8", "--model.to
 class Job:
     """A run, its data and how it is started on any host."""
 
-    def __init__(self, folder: Path, data: Path, store: str, nnodes: str, *arguments: object) -> None:
+    def __init__(
+        self, folder: Path, data: Path, store: str, nnodes: str, *arguments: object, max_restarts: int = 3
+    ) -> None:
         self.run = folder / "runs" / "mine"
-        launch = ["-m", "launch.elastic", "--nnodes", nnodes, "--nproc-per-node", 2, "--max-restarts", 3]
+        launch = ["-m", "launch.elastic", "--nnodes", nnodes, "--nproc-per-node", 2, "--max-restarts", max_restarts]
         launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{store}:{PORT}", "--rdzv-id", "job"]
         launch += ["launch/train.py", "--data.path", data, "--run.folder", folder / "runs", "--run.name", "mine"]
         launch += ["--runtime.device", "cpu", "--runtime.threads", 1, *MODEL, *arguments]
@@ -41,6 +43,19 @@ class Job:
             if time.monotonic() > end:
                 raise TimeoutError(f"{self.run} did not come to step {step} within {timeout} s")
             time.sleep(0.05)
+
+    def await_ranks(self, count: int, timeout: float) -> int:
+        """Wait until a try of so many ranks has reported; gives the step that was reported before it."""
+        end = time.monotonic() + timeout
+        while self.world_size() != count:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.run} did not go on with {count} ranks within {timeout} s")
+            time.sleep(0.05)
+        return self.last_step()
+
+    def last_step(self) -> int:
+        """The step of the last report."""
+        return max((int(line["step"]) for line in self.lines()), default=0)
 
     def world_size(self) -> int:
         """Of the try that began last."""
