@@ -70,7 +70,7 @@ def named(store: dist.Store, rank: int, world_size: int, local_world_size: int, 
         late = any(each in str(error) for each in _TIMED_OUT)
         found: list[RollCall] = []
         _call(lambda: found.append(_roll_call(store, rank, world_size, late)))
-        where = whereabouts.of_error(error).what
+        where = whereabouts.of_error(error)
         if not found:
             raise LostRanksError(
                 f"{_cut_off(rank, world_size, local_world_size)}; it waited in {where}", rank

@@ -36,6 +36,8 @@ class Session:
     timeout: timedelta
     control: dist.ProcessGroup
     """All ranks over gloo: what is agreed there waits for no GPU."""
+    store: dist.Store
+    """Of this try of the job, on all ranks."""
 
     @property
     def is_main(self) -> bool:
@@ -176,7 +178,8 @@ def session(section: RuntimeSection) -> Iterator[Session]:
     control = dist.new_group(backend="gloo", timeout=timeout)
     roll_call = dist.PrefixStore("roll_call", store)
     with lost_ranks.named(roll_call, global_rank(), world_size(), local_world_size(), section.timeout_s):
-        yield Session(global_rank(), world_size(), local_rank, local_world_size(), device, threads, timeout, control)
+        place = (global_rank(), world_size(), local_rank, local_world_size())
+        yield Session(*place, device, threads, timeout, control, store)
     # Only on the good way out: without the barrier a rank that leaves early aborted others (2 of 5 good runs of 4
     # ranks); after an exception a barrier would wait for ranks that never come.
     dist.barrier()
