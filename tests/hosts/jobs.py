@@ -1,8 +1,13 @@
 """Training jobs of several hosts: an agent on each, and what their run tells."""
 
 import json
+import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +22,26 @@ class Job:
     """A run, its data and how it is started on any host."""
 
     def __init__(
-        self, folder: Path, data: Path, store: str, nnodes: str, *arguments: object, max_restarts: int = 3
+        self,
+        folder: Path,
+        data: Path,
+        store: str,
+        nnodes: str,
+        *arguments: object,
+        max_restarts: int = 3,
+        ranks_per_host: int = 2,
     ) -> None:
         self.run = folder / "runs" / "mine"
-        launch = ["-m", "launch.elastic", "--nnodes", nnodes, "--nproc-per-node", 2, "--max-restarts", max_restarts]
+        launch = [
+            "-m",
+            "launch.elastic",
+            "--nnodes",
+            nnodes,
+            "--nproc-per-node",
+            ranks_per_host,
+            "--max-restarts",
+            max_restarts,
+        ]
         launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{store}:{PORT}", "--rdzv-id", "job"]
         launch += ["launch/train.py", "--data.path", data, "--run.folder", folder / "runs", "--run.name", "mine"]
         launch += ["--runtime.device", "cpu", "--runtime.threads", 1, *MODEL, *arguments]
@@ -64,6 +85,46 @@ class Job:
     def result(self) -> dict[str, float]:
         """The run's result."""
         return dict(json.loads((self.run / "result.json").read_text()))
+
+
+def pid_of(host: Host, rank: int) -> int:
+    """The process of a global rank that runs on a host.
+
+    Raises:
+        LookupError: there is none.
+    """
+    for pid in sorted(host.pids()):
+        try:
+            words, environment = (
+                Path("/proc", str(pid), each).read_bytes().split(b"\0") for each in ("cmdline", "environ")
+            )
+        except OSError:
+            continue
+        if b"launch/train.py" in words and f"RANK={rank}".encode() in environment:
+            return pid
+    raise LookupError(f"no rank {rank} on {host.name}")
+
+
+@contextmanager
+def slowed(pid: int, share: float, period_s: float = 0.02) -> Iterator[None]:
+    """Stop a process for a share of the time."""
+    over = threading.Event()
+
+    def work() -> None:
+        with suppress(ProcessLookupError):
+            while not over.is_set():
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(period_s * share)
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(period_s * (1 - share))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def start_store(host: Host) -> Program:
