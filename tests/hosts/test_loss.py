@@ -1,10 +1,14 @@
 """What becomes of a run over two hosts when one is lost: who says what, who ends, and how it goes on."""
 
+import signal
 import time
+
+import pytest
 
 from tests.hosts.conftest import TRAIN_ROWS
 from tests.hosts.jobs import Job
 
+pytestmark = pytest.mark.timeout(500)
 BATCH_SIZE = 100
 STEPS_OF_AN_EPOCH = -(-TRAIN_ROWS // BATCH_SIZE)
 WORDS = ("--train.batch_size", BATCH_SIZE, "--train.log_every", 1, "--train.epochs", 9000)
@@ -24,9 +28,12 @@ def first_of(hosts, agents):
 
 
 def test_without_its_first_host_a_run_goes_on_and_takes_it_back(two_hosts_and_a_store, clicks, tmp_path):
-    """No row is left out or trained on twice: every step is reported once, and counts the rows it should."""
+    """No row is left out or trained on twice: every step is reported once, and counts the rows it should.
+
+    In the end it is asked to stop, which all agents tell by their exit codes.
+    """
     alpha, beta, gamma = two_hosts_and_a_store
-    words = (*WORDS, "--train.max_steps", 150, "--checkpoint.every", 5, "--runtime.timeout_s", 30)
+    words = (*WORDS, "--checkpoint.every", 5, "--runtime.timeout_s", 30)
     job = Job(tmp_path, clicks, gamma.address, "1:2", *words)
     agents = [job.start(host) for host in (alpha, beta)]
     job.await_step(12, 90)
@@ -37,13 +44,15 @@ def test_without_its_first_host_a_run_goes_on_and_takes_it_back(two_hosts_and_a_
     assert first.name in said.group(1) and said.group(2)
     job.await_step(20, 60)
     returned = job.start(first)
-    job.await_ranks(4, 90)
+    step = job.await_ranks(4, 90)
     survivor.wait_for("asked to stop: saved after step", 5)  # at the boundary of a step, so that none is done twice
-    assert survivor.wait(120) == returned.wait(120) == 0
-    assert [line["step"] for line in job.lines()] == list(range(1, 151))
-    assert [line["samples"] for line in job.lines()] == [rows_after(step) for step in range(1, 151)]
-    result = job.result()
-    assert (result["steps"], result["samples"]) == (150, rows_after(150))
+    job.await_step(step + 5, 60)
+    for agent in (survivor, returned):
+        agent.send(signal.SIGTERM)
+    assert survivor.wait(60) == returned.wait(60) == 75
+    steps = [line["step"] for line in job.lines()]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) >= step + 5
+    assert [line["samples"] for line in job.lines()] == [rows_after(step) for step in steps]
     assert other.pids() == first.pids() == []
 
 
