@@ -16,11 +16,14 @@ from dlrm_dist.learning_rate import factor_at
 from dlrm_dist.listeners import Line, Listener
 from dlrm_dist.meter import Meter, TimedBatches, peak_memory
 from dlrm_dist.metrics import ClickMetrics
+from dlrm_dist.pace import Pace
 from dlrm_dist.pipeline import pipeline_of
+from dlrm_dist.pulse import Pulse
 from dlrm_dist.runtime import Session
 from dlrm_dist.sections import EvalSection, ScheduleSection, TrainSection
 from dlrm_dist.shard import ShardedTask
 from dlrm_dist.step_split import StepSplit, verdict
+from dlrm_dist.waiting import Waiting
 
 
 class Loop:
@@ -58,8 +61,11 @@ class Loop:
         """
         done, progress = (continued.step, continued.progress) if continued else (0, Progress())
         self._meter, self._standing = Meter(self._here, self._epochs, done, progress), progress.standing
+        waiting = Waiting()
+        self._pace, self._pulse = Pace(self._here, waiting), Pulse(self._here, waiting)
         self._listener.begins(done, self._epochs.total_steps)
-        with interruption() as asked, self._split.recording():
+        measured = waiting.measured(self._sharded.model)
+        with interruption() as asked, self._split.recording(), measured, self._pulse.beating():
             return self._run_steps(train, valid, done, asked)
 
     def _run_steps(self, train: SplitReader, valid: SplitReader, done: int, asked: Interruption) -> dict[str, Any]:
@@ -67,7 +73,8 @@ class Loop:
         step, scores = done, None
         while not self._is_last(step):
             step += 1
-            with self._split.step(step):
+            self._pulse.step = step
+            with self._split.step(step), self._pace.step():
                 self._sharded.scale_learning_rates(self._factor(step))
                 self._meter.add(self._pipeline.progress(batches), step)
             is_due = step % self._train.log_every == 0 or step == self._epochs.total_steps
@@ -112,7 +119,8 @@ class Loop:
                 progress = self._meter.progress(self._standing)
                 saved.save(self._sharded, at, progress, values, wait=stop or is_last)
         if stop:
-            raise InterruptedRunError(f"asked to stop: saved after step {step}; continue with --train.resume auto")
+            message = f"asked to stop: saved after step {step}; continue with --train.resume auto"
+            raise InterruptedRunError(message, asked.is_requested)
 
     def _is_scored(self, step: int) -> bool:
         ends = step == self._epochs.total_steps or step % self._epochs.steps_per_epoch == 0
@@ -143,4 +151,4 @@ class Loop:
         if parts:
             line |= {"split_ms": parts, "bound_by": verdict(parts)}
         rates = self._sharded.rates_at(self._factor(step))
-        self._listener.trained({**line, **rates, **peak_memory(self._here.device)})
+        self._listener.trained({**line, **self._pace.report(), **rates, **peak_memory(self._here.device)})

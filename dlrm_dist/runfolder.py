@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dlrm_dist import __version__
+from dlrm_dist import __version__, pace
 from dlrm_dist.config import Config
 from dlrm_dist.errors import UserError
 from dlrm_dist.listeners import Line, Listener
@@ -150,6 +150,7 @@ class Console(Listener):
     """Lines for people."""
 
     _total = 0
+    _straggler: int | None = None
 
     def begins(self, done: int, total: int) -> None:
         """Note the number of steps."""
@@ -165,6 +166,15 @@ class Console(Listener):
             f"{line['samples_per_s']:,.0f} samples/s{bound}, {left} left",
             flush=True,
         )
+
+        self._name_straggler(line)
+
+    def _name_straggler(self, line: Line) -> None:
+        """Once for as long as it is the same rank."""
+        straggler = line["straggler"]["rank"] if "straggler" in line else None
+        if straggler not in (None, self._straggler):
+            print(f"warning: {pace.describe(line)}", flush=True)
+        self._straggler = straggler
 
     def scored(self, line: Line) -> None:
         """The scores."""

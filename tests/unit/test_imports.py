@@ -6,13 +6,15 @@ from graphlib import TopologicalSorter
 from tests.helpers import ROOT
 
 LAYERS = [
-    {"errors", "interruption"},
+    {"errors", "interruption", "whereabouts"},
     {"sections", "packages", "pages", "progress"},
     {"config"},
     {"data"},
     {"models"},
-    {"optim", "learning_rate", "monitor", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks", "between_hosts"},
+    {"optim", "learning_rate", "monitor", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks", "tries", "waiting"},
+    {"between_hosts"},
     {"runtime"},
+    {"pace", "pulse"},
     {"ranking"},
     {"metrics"},
     {"planning"},

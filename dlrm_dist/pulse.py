@@ -1,0 +1,102 @@
+"""A sign of life of each rank, so that a rank for which all others wait is named before their wait ends the run.
+
+A thread of each rank notes in the try's store what its main thread does. When a rank has waited in one collective for a
+third of what it may, the lowest such rank reads the others' notes and says who keeps them waiting.
+"""
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch.distributed as dist
+
+from dlrm_dist import whereabouts
+from dlrm_dist.lost_ranks import named_ranks
+from dlrm_dist.runtime import Session
+from dlrm_dist.waiting import Waiting
+
+_BEATS = 12
+"""Notes within the time that a collective may take."""
+
+
+class Pulse:
+    """One rank's; `step` is the one that it is in."""
+
+    def __init__(self, here: Session, waiting: Waiting) -> None:
+        self.step = 0
+        self._here, self._waiting = here, waiting
+        self._every_s = here.timeout.total_seconds() / _BEATS
+        self._over = threading.Event()
+        self._told_of: float | None = None
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Note and watch while inside."""
+        if self._here.world_size == 1:
+            yield
+            return
+        store = dist.PrefixStore("pulse", self._here.store.clone())  # type: ignore[attr-defined]  # absent in the stubs
+        threading.Thread(target=self._beat, args=(store,), daemon=True).start()
+        try:
+            yield
+        finally:
+            self._over.set()
+
+    def _beat(self, store: dist.Store) -> None:
+        try:
+            while not self._over.wait(self._every_s):
+                self._note(store)
+                since = self._waiting.since
+                if since is None or since == self._told_of or time.monotonic() - since < 4 * self._every_s:
+                    continue
+                self._told_of = since
+                if not any(note["waits"] for note in self._notes(store, range(self._here.global_rank)).values()):
+                    self._tell(store, time.monotonic() - since)
+        except RuntimeError:  # the store is gone, and with it the run: whoever waits for a collective will say so
+            return
+
+    def _note(self, store: dist.Store) -> None:
+        waits = self._waiting.since is not None
+        what = whereabouts.of_main_thread(waits)
+        note = {"step": self.step, "waits": waits, "what": what, "host": socket.gethostname()}
+        store.set(str(self._here.global_rank), json.dumps(note))
+
+    def _tell(self, store: dist.Store, seconds: float) -> None:
+        """Have every rank note anew, and say what they did."""
+        others = [rank for rank in range(self._here.world_size) if rank != self._here.global_rank]
+        hosts = {rank: note["host"] for rank, note in self._notes(store, others).items()}
+        for rank in others:
+            store.delete_key(str(rank))
+        self._over.wait(1.5 * self._every_s)
+        if self._over.is_set():
+            return
+        line = awaited(whereabouts.of_main_thread(waits=True), others, self._notes(store, others), hosts)
+        print(f"step {self.step}: {seconds:.0f} s in {line}", file=sys.stderr, flush=True)
+
+    def _notes(self, store: dist.Store, ranks: Iterable[int]) -> dict[int, dict[str, Any]]:
+        return {rank: json.loads(store.get(str(rank))) for rank in ranks if store.check([str(rank)])}
+
+
+def awaited(collective: str, others: Sequence[int], notes: dict[int, dict[str, Any]], hosts: dict[int, str]) -> str:
+    """For whom a rank waits in a collective.
+
+    Args:
+        collective: in words.
+        others: all ranks but this.
+        notes: of those that answer.
+        hosts: of the other ranks, where they are known.
+    """
+    silent = [rank for rank in others if rank not in notes]
+    busy = [
+        f"{named_ranks([rank], hosts)} is in {note['what']} of step {note['step']}"
+        for rank, note in notes.items()
+        if not note["waits"]
+    ]
+    if silent:
+        busy.append(f"{named_ranks(silent, hosts)} give{'s' * (len(silent) == 1)} no sign of life")
+    return f"{collective}, waiting for others: {'; '.join(busy) or 'all ranks wait, so messages are lost or slow'}"
