@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 from tests.helpers import ROOT
 
 LAYERS = [
-    {"errors", "interruption"},
+    {"errors", "interruption", "cores"},
     {"sections", "packages", "pages", "progress"},
     {"config"},
     {"data"},
