@@ -42,6 +42,7 @@ def of_ranks(
         env["PET_LOG_DIR"] = options.log_dir
     app = _under_torchrun(verb.module, arguments, size, env, options)
     app.roles[0].resource = resource
+    call.hand_on_cores(resource.cpu)
     return app
 
 
@@ -70,6 +71,7 @@ def of_prepare(arguments: Sequence[str], options: Options) -> AppDef:
         max_retries=options.max_retries,
         mounts=mounts,
     )
+    call.hand_on_cores(resource.cpu)
     return AppDef(name=named.run_name, roles=[role])
 
 

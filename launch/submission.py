@@ -5,6 +5,7 @@ calls the component, knows. A component that no runner calls, as in a test, is t
 """
 
 import inspect
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -97,6 +98,14 @@ class Submission:
                 f"--env {cut[0]}={env[cut[0]]}: slurm cuts variables at commas; set it in the shell instead, whose "
                 "environment the job gets"
             )
+
+    def hand_on_cores(self, num_cores: int) -> None:
+        """Have slurm's srun give a task the cores that sbatch was asked for: since 22.05 it takes one otherwise.
+
+        In this process's environment, which a job of slurm begins with.
+        """
+        if self.scheduler == "slurm" and not self.is_dry:
+            os.environ["SRUN_CPUS_PER_TASK"] = str(num_cores)
 
 
 def at_hand() -> Submission:

@@ -1,7 +1,7 @@
 """What a job's own arguments say: the hosts it needs, and whether it would be refused, before anything is sent.
 
-What the job will read is checked as far as it can be seen from here. A job in an image has files of its own: checked are
-the config, plans and constraints, where they are in this checkout too, and data at absolute paths that are here.
+What the job will read is checked as far as it can be seen from here. A job in an image has files of its own: checked
+are the config, plans and constraints, where they are in this checkout too, and data at absolute paths that are here.
 """
 
 import sys
