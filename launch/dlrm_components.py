@@ -12,12 +12,13 @@ from torchx.specs import AppDef
 from launch import options
 
 
-@options.component(options.RankOptions, "`--`, and then those of launch/train.py")
+@options.component(options.TrainOptions, "`--`, and then those of launch/train.py")
 def train(*arguments: str, **given: Any) -> AppDef:
-    """Trains and scores a model: dlrm.train -j 1x8 -- --config C.toml."""
+    """Trains and scores a model: dlrm.train -j 1x8 --config C.toml -- --train.epochs 1."""
     from launch import jobs, verbs
 
-    return jobs.of_ranks(verbs.Training, arguments, options.RankOptions(**given))
+    wanted = options.TrainOptions(**given)
+    return jobs.of_ranks(verbs.Training, wanted.arguments(arguments), wanted)
 
 
 @options.component(options.RankOptions, "those of `dlrm-dist evaluate`")

@@ -87,6 +87,7 @@ def _check(verb: verbs.Verb, hosts: Hosts, size: Size, place: Place, options: Ra
     """Checks the verb for its ranks; returns what to ask for of a host."""
     if place is Place.HERE:
         device = runtime.choose_device(hosts.device, 0, size.ranks_per_host)
+        hosts.check_device(device.type)
         verb.check(size, None)
         return this_machine(size.ranks_per_host if device.type == "cuda" else 0, options)
     name = hosts.device_for(size, options)

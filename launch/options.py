@@ -4,12 +4,13 @@ import functools
 import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Dict, List, Optional  # noqa: UP035  (torchx reads no others)
 
 from torchx.specs import AppDef
 
+from dlrm_dist.config import file_of
 from dlrm_dist.errors import UserError
 
 
@@ -72,6 +73,27 @@ class RankOptions(Options):
     rdzv_endpoint: str = ""
     rdzv_port: int = 29500
     rdzv_conf: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RankOptions):
+    """Of training.
+
+    Args:
+        config: TOML file of the run, as --config behind `--`
+    """
+
+    config: str = ""
+
+    def arguments(self, others: Sequence[str]) -> list[str]:
+        """Those of launch/train.py.
+
+        Raises:
+            UserError: they name a file too.
+        """
+        if self.config and file_of(others):
+            raise UserError(f"--config {self.config} and --config {file_of(others)}: give one of them")
+        return ["--config", self.config, *others] if self.config else list(others)
 
 
 def component(form: type[Options], rest: str) -> Callable[[Callable[..., AppDef]], Callable[..., AppDef]]:

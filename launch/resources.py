@@ -61,11 +61,10 @@ class Hosts:
         return cls(origin, cluster, size, runtime.device, runtime.threads)
 
     @classmethod
-    def of_run(cls, name: str, run: Path, config: Config) -> Self:
-        """Hosts for what is done with a trained run, on any number of ranks: by default such as trained it."""
-        without = config.model_copy(update={"sharding": config.sharding.model_copy(update={"plan": None})})
-        if name or not (run / "plan.json").is_file():
-            return cls.of_config(name, without)
+    def of_run(cls, name: str, run: Path, config: Config, place: Place) -> Self:
+        """Hosts for what is done with a trained run, on any ranks: by default this machine, or such as trained it."""
+        if name or place is Place.HERE or not (run / "plan.json").is_file():
+            return cls.of_config(name, Config(runtime=config.runtime))
         cluster = plan_file.read(run / "plan.json").inputs.cluster
         return cls(str(run / "plan.json"), cluster, None, config.runtime.device, config.runtime.threads)
 
@@ -78,6 +77,11 @@ class Hosts:
         if not j and self.cluster is None and place is not Place.HERE:
             raise _unknown("-j, how many hosts and ranks on each")
         default = self.plan_size or (_size_of(self.cluster) if self.cluster else Size(1, 1, 2))
+        if not j and place is Place.HERE and default.hosts > 1:
+            raise UserError(
+                f"{self.origin} is of {default.hosts} hosts, and -s local_cwd starts all ranks {place.value}; use "
+                "-s slurm, kubernetes or aws_batch, or say that you want it: -j"
+            )
         size = parse_size(j) if j else default
         if self.plan_size and (size.hosts, size.ranks_per_host) != (default.hosts, default.ranks_per_host):
             raise UserError(
@@ -115,6 +119,18 @@ class Hosts:
                 "contradict each other; change one of --runtime.device, --cluster and --gpu"
             )
         return device
+
+    def check_device(self, found: str) -> None:
+        """Check that this machine's ranks run on what was named; a plan may be tried on other devices.
+
+        Raises:
+            UserError: they do not.
+        """
+        if self.plan_size is None and self.cluster is not None and self.cluster.device != found:
+            raise UserError(
+                f"{self.origin} is of {self.cluster.device} devices, and ranks on this machine would run on {found}; "
+                "leave it out"
+            )
 
     def resource(self, size: Size, device: Device, options: Options) -> specs.Resource:
         """What to ask for of a host elsewhere.

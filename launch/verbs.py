@@ -6,6 +6,7 @@ are the config, plans and constraints, where they are in this checkout too, and 
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from dlrm_dist import cli, evaluate_verb, preflight
@@ -59,8 +60,13 @@ class Training:
         """As training does at its start."""
         if self._config is not None:
             self._check(self._config, size, device)
+            self._note_lost_folder(self._config.run.folder)
         if self._unseen:
-            print(f"note: not on this machine, and so not checked: {', '.join(self._unseen)}", file=sys.stderr)
+            _note(f"not on this machine, and so not checked: {', '.join(self._unseen)}")
+
+    def _note_lost_folder(self, folder: Path) -> None:
+        if self._place is Place.IMAGE and not folder.is_absolute():
+            _note(f"run.folder {folder} is lost with the container; name one on a volume: --mounts, --run.folder")
 
     def _check(self, config: Config, size: Size, device: Device | None) -> None:
         if device is None:
@@ -97,6 +103,7 @@ class Evaluation:
     module = "launch.evaluate"
 
     def __init__(self, arguments: Sequence[str], place: Place) -> None:
+        self._place = place
         self._options = cli.parse(["evaluate", *arguments])
         paths = (self._options.folder, self._options.data)
         self._is_visible = place is not Place.IMAGE or all(path.is_absolute() and path.exists() for path in paths)
@@ -107,7 +114,7 @@ class Evaluation:
         """Such as the run was trained on."""
         if self._config is None:
             return Hosts.of_config(cluster, Config())
-        return Hosts.of_run(cluster, self._options.folder, self._config)
+        return Hosts.of_run(cluster, self._options.folder, self._config, self._place)
 
     def check(self, size: Size, device: Device | None) -> None:
         """As evaluation does at its start."""
@@ -117,8 +124,7 @@ class Evaluation:
         if self._is_visible:
             evaluate_verb.check(self._options, ranks)
         else:
-            said = f"{self._options.folder}, {self._options.data}"
-            print(f"note: not on this machine, and so not checked: {said}", file=sys.stderr)
+            _note(f"not on this machine, and so not checked: {self._options.folder}, {self._options.data}")
 
     def _find(self) -> Config:
         options = self._options
@@ -140,6 +146,10 @@ class Diagnosis:
 
     def check(self, size: Size, device: Device | None) -> None:
         """Nothing."""
+
+
+def _note(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)
 
 
 def prepare_memory(arguments: Sequence[str]) -> int:

@@ -143,6 +143,27 @@ def test_this_machine_is_asked_for_all_it_has():
     assert (found.resource.gpu, found.resource.memMB > 100) == (0, True)
 
 
+def test_config_is_an_option_too():
+    file = str(ROOT / "launch/configs/demo.toml")
+    before, behind = ([*H100, "--config", file], [*H100, "--", "--config", file])
+    assert role(*before) == role(*behind)
+    assert role(*before).args[1].endswith(f"-m launch.train --config {file}")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--cluster", "cpu:2x2"],
+            "--cluster cpu:2x2 is of 2 hosts, and -s local_cwd starts all ranks on this machine",
+        ),
+        (["-j", "1x2", "--cluster", "h100", "--", *CPU], "--cluster h100 is of cuda devices"),
+    ],
+)
+def test_this_machine_is_not_taken_for_another(capsys, words, said):
+    assert said in refusal(capsys, *words, scheduler="local_cwd")
+
+
 def test_prepare_is_one_process_with_the_memory_it_keeps_to():
     words = ["a.txt", "out", "--format", "kaggle", "--memory", "4GB"]
     found = role(*words, component="dlrm.prepare")
@@ -183,6 +204,7 @@ def test_prepare_is_one_process_with_the_memory_it_keeps_to():
         ),
         ([*H100, "--", "--config", "none.toml"], "--config none.toml: cannot be read"),
         ([*H100, "--", "--data.path", "none"], "none"),
+        (["--config", "a.toml", *H100, "--", "--config", "b.toml"], "--config a.toml and --config b.toml: give one"),
     ],
 )
 def test_mistakes_are_one_line(capsys, words, said):
@@ -207,8 +229,13 @@ def test_data_here_is_checked_and_data_elsewhere_is_named(folder, capsys, all_pa
     assert "too few" in refusal(capsys, "-j", "1x4", "--", *CPU, "--data.path", "clicks")
     words = [*IMAGE, "-j", "1x4", "--", *CPU, "--data.path"]
     assert "too few" in refusal(capsys, *words, str(folder / "clicks"), scheduler="kubernetes")
-    role(*words, "clicks", scheduler="kubernetes")
+    role(*words, "clicks", "--run.folder", "/runs", scheduler="kubernetes")
     assert capsys.readouterr().err == "note: not on this machine, and so not checked: data.path clicks\n"
+
+
+def test_a_run_that_would_be_lost_with_its_container_is_named(capsys, all_packages):
+    role(*IMAGE, *H100, scheduler="kubernetes")
+    assert "note: run.folder runs is lost with the container" in capsys.readouterr().err
 
 
 def test_files_of_the_image_alone_are_named(capsys, all_packages):
