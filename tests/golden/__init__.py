@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -89,7 +90,7 @@ def render(case: Case) -> str:
     with (
         _checkout_without_runs(),
         patch.dict(os.environ, env, clear=True),
-        patch.object(finder, "_components", _components()),
+        patch.object(finder, "_components", components()),
         patch.object(getpass, "getuser", lambda: "someone"),
         get_runner() as runner,
     ):
@@ -110,7 +111,8 @@ def _checkout_without_runs() -> Iterator[None]:
             yield
 
 
-def _components() -> dict[str, Any]:
+@cache
+def components() -> dict[str, Any]:
     """Those of this checkout, whatever is installed."""
     modules = {"launch.components": "dist", "launch.dlrm_components": "dlrm"}
     found = [each for module, group in modules.items() for each in finder.ModuleComponentsFinder(module, group).find()]
