@@ -1,9 +1,12 @@
 """What the `dlrm` components ask a scheduler for."""
 
+import re
+from dataclasses import fields
+
 import pytest
 
 from dlrm_dist import cores
-from launch import submission
+from launch import options, submission
 from tests.golden import IMAGE
 from tests.helpers import ROOT
 from tests.unit.torchx_jobs import CPU, H100, PLAN, isolate, role
@@ -108,3 +111,13 @@ def test_prepare_is_one_process_with_the_memory_it_keeps_to():
     assert (found.resource.cpu, found.resource.gpu) == (8, 0)
     assert 4e9 / 2**20 + 1000 < found.resource.memMB < 4e9 / 2**20 + 1100
     assert found.env["OMP_NUM_THREADS"] == "8"
+
+
+def test_options_that_the_readme_names_are_there():
+    text = (ROOT / "launch/README.md").read_text().partition("## On a cluster")[2].partition("## Logs")[0]
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `--")]
+    named = {word for row in rows for word in re.findall(r"--(\w+)", row)}
+    known = {each.name for each in fields(options.TrainOptions)}
+    assert len(named) == 7
+    assert named <= known
+    assert {"image", "cluster", "mounts", "config", "gpu", "cpu", "memMB"} <= set(re.findall(r"--(\w+)", text)) & known
