@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from dlrm_dist import cores
 from dlrm_dist.packages import installed
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": facts.get("model name", platform.machine()),
         "model": facts.get("model", ""),  # hypervisors call many processors by one name
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores.usable(),
         "memory_GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "instructions": [name for name in _INSTRUCTIONS if name in flags],
         "gpus": _gpus(),

@@ -50,11 +50,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     try:
-        words = _in_utf8(sys.argv[1:] if arguments is None else arguments)
-        options, rest = _parser().parse_known_args(words)
-        if rest and not getattr(options, "takes_config_keys", False):
-            raise UserError(f"unrecognized arguments: {' '.join(rest)}; see {options.prog} --help")
-        options.config_keys, options.words = rest, words
+        options = parse(sys.argv[1:] if arguments is None else arguments)
         return options.run(options)
     except UserError as error:
         # All ranks meet a wrong command alike, and one speaks; what one rank alone met, it says itself.
@@ -69,6 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing was left behind", file=sys.stderr)
         return 130
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a verb's command line; `run(options)` runs it.
+
+    Raises:
+        UserError: the verb or an option is unknown, or has a wrong value.
+    """
+    words = _in_utf8(arguments)
+    options, rest = _parser().parse_known_args(words)
+    if rest and not getattr(options, "takes_config_keys", False):
+        raise UserError(f"unrecognized arguments: {' '.join(rest)}; see {options.prog} --help")
+    options.config_keys, options.words = rest, words
+    return options
 
 
 def _say(error: Exception, rank: int) -> None:

@@ -116,6 +116,11 @@ def load(arguments: Sequence[str]) -> Config:
         raise UserError(f"{text}; see --help") from None
 
 
+def file_of(arguments: Sequence[str]) -> Path | None:
+    """The file that `--config` names, if it does."""
+    return _take_config(list(arguments))[0]
+
+
 def known_keys() -> list[str]:
     """Every key as `section.key`."""
     fields = Config.model_fields

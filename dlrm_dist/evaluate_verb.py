@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrm_dist import local_ranks
-from dlrm_dist.checkpoint.saved_run import CHOICES, check_columns, check_rows, find
+from dlrm_dist.checkpoint.saved_run import CHOICES, SavedRun, check_columns, check_rows, find
 from dlrm_dist.config import Config
-from dlrm_dist.data.schema import check_category, read_info
+from dlrm_dist.data.schema import DatasetInfo, check_category, read_info
 from dlrm_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,15 +43,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     ranks = _ranks(options.ranks)
-    if options.each_checkpoint and options.checkpoint:
-        raise UserError("--each-checkpoint and --checkpoint exclude each other; give one of them")
-    _refuse_other_keys(options.config_keys)
-    saved = find(options.folder, options.checkpoint or "newest", options.config_keys)
-    info, split = read_info(options.data), options.split or saved.config.eval.split
-    check_columns(saved.columns, options.data, info)
-    check_rows(options.data, info, split, ranks)
-    _check_sizes(saved.config, ranks)
-    check_category("metrics.group_by", saved.config.metrics.group_by, info)
+    saved, info, split = check(options, ranks)
     if ranks > 1 and not local_ranks.is_rank():
         return local_ranks.run_verb(options.words, ranks)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before PyTorch is loaded: see launch/train.py
@@ -66,6 +58,24 @@ def _evaluate(options: argparse.Namespace) -> int:
         about = {"run": str(saved.path), "data": str(options.data), "split": split, "rows": rows, "ranks": ranks}
         print(_json(about, scores) if options.json else _text(about, scores, seconds, options.each_checkpoint))
     return 0
+
+
+def check(options: argparse.Namespace, ranks: int) -> tuple[SavedRun, DatasetInfo, str]:
+    """The run, the dataset and its split that a command line means, on so many ranks; nothing is started.
+
+    Raises:
+        UserError: there is no such run, checkpoint, dataset or split, or they do not fit each other or the ranks.
+    """
+    if options.each_checkpoint and options.checkpoint:
+        raise UserError("--each-checkpoint and --checkpoint exclude each other; give one of them")
+    _refuse_other_keys(options.config_keys)
+    saved = find(options.folder, options.checkpoint or "newest", options.config_keys)
+    info, split = read_info(options.data), options.split or saved.config.eval.split
+    check_columns(saved.columns, options.data, info)
+    check_rows(options.data, info, split, ranks)
+    _check_sizes(saved.config, ranks)
+    check_category("metrics.group_by", saved.config.metrics.group_by, info)
+    return saved, info, split
 
 
 def _ranks(given: int | None) -> int:

@@ -39,10 +39,22 @@ def check(arguments: Sequence[str], world_size: int, local_world_size: int) -> i
 
 
 def validate(config: Config, world_size: int, local_world_size: int) -> None:
-    """Check what needs no data.
+    """Check what needs no data, for ranks on this machine.
 
     Raises:
-        UserError: a rank would get no row of a batch; the optimizer is not for this device; the run's name is taken.
+        UserError: as `validate_config` and `validate_folders` say; this machine has too few GPUs.
+    """
+    device = runtime.choose_device(config.runtime.device, 0, local_world_size)
+    validate_config(config, world_size, device.type)
+    if runtime.global_rank() == 0:
+        validate_folders(config)
+
+
+def validate_config(config: Config, world_size: int, device_type: str) -> None:
+    """Check what needs neither data nor the machine that will train.
+
+    Raises:
+        UserError: a rank would get no row of a batch; the plan is for other ranks; the optimizer is not for the device.
     """
     batch_sizes = {"train.batch_size": config.train.batch_size, "eval.batch_size": config.eval.batch_size}
     for key, batch_size in batch_sizes.items():
@@ -56,18 +68,24 @@ def validate(config: Config, world_size: int, local_world_size: int) -> None:
         learning_rate.check_length(config.schedule, config.train.max_steps)
     mlperf_log.check(config)
     types = _validate_sharding(config.sharding, batch_sizes, world_size)
-    device = runtime.choose_device(config.runtime.device, 0, local_world_size)
-    optim.check_tables(config.optimizer, device.type, types, config.model.table_precision)
-    if config.train.precision == "tf32" and device.type == "cpu":
+    optim.check_tables(config.optimizer, device_type, types, config.model.table_precision)
+    if config.train.precision == "tf32" and device_type == "cpu":
         raise UserError(
             "train.precision is tf32, which GPUs alone have, and this run is on cpu; allowed here: fp32, bf16; use "
             "fp32, or bf16 where the processor has instructions for it"
         )
-    if runtime.global_rank() == 0:
-        runfolder.check(config.run, config.train.resume == "auto")
-        _check_can_make(config.run.folder, "run.folder")
-        if planted.is_wanted(config.data):
-            _check_can_make(config.data.path, "data.path")
+
+
+def validate_folders(config: Config) -> None:
+    """Check that the run's folder, and the planted dataset if it is wanted, can be made.
+
+    Raises:
+        UserError: the run's name is taken; one may not write there.
+    """
+    runfolder.check(config.run, config.train.resume == "auto")
+    _check_can_make(config.run.folder, "run.folder")
+    if planted.is_wanted(config.data):
+        _check_can_make(config.data.path, "data.path")
 
 
 def _check_micro_batches(section: TrainSection, model: ModelSection, world_size: int) -> None:

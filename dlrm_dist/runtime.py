@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from dlrm_dist import lost_ranks, tries
+from dlrm_dist import cores, lost_ranks, tries
 from dlrm_dist.errors import RunFailedError, UserError
 from dlrm_dist.sections import RuntimeSection
 
@@ -106,7 +106,7 @@ def choose_threads(threads: int | str, ranks_on_host: int) -> int:
     """Compute threads of a rank: as told, or the cores this process may use divided among the host's ranks."""
     if isinstance(threads, int):
         return threads
-    return max(1, len(os.sched_getaffinity(0)) // ranks_on_host)
+    return max(1, cores.usable() // ranks_on_host)
 
 
 def processor() -> str:

@@ -15,6 +15,7 @@ from torchx.components import dist
 from torchx.specs import AppDef
 
 from dlrm_dist.errors import UserError
+from launch import torchrun
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_SCRIPT = ROOT / "launch" / "train.py"
@@ -27,12 +28,12 @@ def ddp(*script_args: str, **options: Any) -> AppDef:
     """Starts a script, or a module with -m, as nodes x ranks processes through torchrun."""
     script_args, options = _named_script(script_args, options)
     script, m = options.get("script"), options.get("m")
-    nodes, ranks_per_node = _size(options.get("j", "1x2"))
+    size = _size(options.get("j", "1x2"))
     _check_script(script, m)
     trains = _trains(script, m)
     if trains:
-        grace_s = _check_training(list(script_args), nodes * ranks_per_node, ranks_per_node)
-    _put_torchrun_on_path()
+        grace_s = _check_training(list(script_args), size.world_size, size.ranks_per_host)
+    torchrun.put_on_path()
     env = dict(options.get("env") or {})
     # torchrun sets 1 too, with a warning; the ranks choose their threads when they know how many share the machine.
     env.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
@@ -42,7 +43,7 @@ def ddp(*script_args: str, **options: Any) -> AppDef:
         app = dist.ddp(*script_args, **{**options, "env": env})
     except (KeyError, ValueError) as error:  # an unknown -h, or --mounts or --name of the wrong form
         _user_error(str(error.args[0]))
-    _choose_launcher(app, trains, options.get("max_retries", 0))
+    torchrun.choose_launcher(app, trains, options.get("max_retries", 0))
     return app
 
 
@@ -55,7 +56,7 @@ ddp.__doc__ = (dist.ddp.__doc__ or "").replace(
 @functools.wraps(dist.spmd)
 def spmd(*args: str, **options: Any) -> AppDef:
     """Is torchx's own, which checks no script: also for scripts that exist only inside an image."""
-    _put_torchrun_on_path()
+    torchrun.put_on_path()
     return dist.spmd(*args, **options)
 
 
@@ -73,15 +74,11 @@ def _user_error(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def _size(j: str) -> tuple[int, int]:
-    """Nodes (the most), and ranks on each."""
+def _size(j: str) -> torchrun.Size:
     try:
-        min_nodes, max_nodes, ranks_per_node, _ = dist.parse_nnodes(j)
-    except ValueError:
-        min_nodes = max_nodes = ranks_per_node = 0
-    if not (1 <= min_nodes <= max_nodes and ranks_per_node >= 1):
-        _user_error(f"-j is {j!r}; allowed: 4 (ranks), 1x4 (nodes x ranks on each) or 1:2x4 (least:most nodes x ranks)")
-    return int(max_nodes), int(ranks_per_node)
+        return torchrun.parse_size(j)
+    except UserError as error:
+        _user_error(str(error))
 
 
 def _check_script(script: Any, m: Any) -> None:
@@ -106,26 +103,3 @@ def _check_training(script_args: list[str], world_size: int, ranks_per_node: int
         _user_error(str(error))
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _choose_launcher(app: AppDef, trains: bool, max_retries: int) -> None:
-    """Hands the retries to torchrun too, since local schedulers ignore them; training runs under its own torchrun."""
-    (role,) = app.roles
-    option, command = role.args
-    launcher, _, rest = command.partition(" ")
-    if trains:
-        launcher = "python -m launch.elastic"
-    if max_retries:
-        launcher += f" --max-restarts {max_retries}"
-    role.args = [option, f"{launcher} {rest}"]
-
-
-def _put_torchrun_on_path() -> None:
-    """Makes the torchrun beside this torchx the first one on PATH, so that `.venv/bin/torchx` needs no activation.
-
-    In this process's environment, which the local schedulers hand on, and not in the role, which others would ship.
-    """
-    folder = str(Path(sys.executable).parent)
-    paths = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    if Path(folder, "torchrun").exists() and paths[0] != folder:
-        os.environ["PATH"] = os.pathsep.join([folder, *(path for path in paths if path != folder)])

@@ -7,7 +7,6 @@ part from its own rows of the spool). Every step works on pieces of its own, so 
 what a killed process had finished is not done again.
 """
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dlrm_dist import progress
+from dlrm_dist import cores, progress
 from dlrm_dist.data import files, formats, spool
 from dlrm_dist.data.coding import Coding, ids_file
 from dlrm_dist.data.files import File
@@ -37,7 +36,7 @@ from dlrm_dist.data.work_folder import work_folder
 from dlrm_dist.data.writer import Layout, RowsOf, columns_schema, write_split
 from dlrm_dist.errors import UserError
 
-THREADS = min(16, os.cpu_count() or 1)
+THREADS = min(16, cores.usable())
 SEGMENT_ROWS, BUCKET_ROWS = 1 << 19, 1 << 20
 """Rows of a spool's segment, and (about) of a bucket of the shuffle; a thread holds fewer where they are wide."""
 _BASE, _SEGMENT, _COLUMN, _PART = 400 << 20, 400 << 20, 500 << 20, 500 << 20

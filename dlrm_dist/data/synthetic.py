@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
 
-from dlrm_dist import progress
+from dlrm_dist import cores, progress
 from dlrm_dist.data.law import CATEGORIES, IntArray, Law
 from dlrm_dist.errors import UserError
 
@@ -240,7 +240,7 @@ def write_clicks(
 
 
 _CSV = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
-_THREADS = min(16, os.cpu_count() or 1)
+_THREADS = min(16, cores.usable())
 
 
 def _ahead(

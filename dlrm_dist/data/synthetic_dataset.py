@@ -1,6 +1,5 @@
 """Planted clicks written as a dataset at once, without raw rows between."""
 
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dlrm_dist import progress
+from dlrm_dist import cores, progress
 from dlrm_dist.data.schema import GROUP_ROWS, LABEL, LANES, Category, DatasetInfo
 from dlrm_dist.data.splits import split_lines
 from dlrm_dist.data.synthetic import CATEGORIES, INTEGERS, Auc, Law, PlantedModel, check_seeds
@@ -62,7 +61,7 @@ def write_dataset(
     written, best = {}, {}
     with (
         work_folder(out, None) as work,
-        ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(min(_THREADS, cores.usable())) as pool,
         progress.bar("synth", "rows", rows) as bar,
     ):
         for place, (name, size) in enumerate(splits.items()):

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from dlrm_dist import cores
 from dlrm_dist.checkpoint.saved_run import check_rows
 from dlrm_dist.data import files, formats, raw_rows
 from dlrm_dist.data.files import File
@@ -76,7 +77,7 @@ def raw_rows_of(given: str, form: str, transform: Transform, keep: Sequence[str]
     if form == "parquet":
         return _raw_parquet(found, transform, keep)
     labelled = form not in CRITEO or _has_labels(found[0])
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(cores.usable()) as pool:
         opened = formats.open_sources({"rows": found}, transform.options, None, pool, labelled)
     known = (*([LABEL] if labelled else []), *raw_rows.raw_columns(transform))
     _check_kept(keep, known)

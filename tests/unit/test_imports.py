@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 from tests.helpers import ROOT
 
 LAYERS = [
-    {"errors", "interruption", "whereabouts"},
+    {"errors", "interruption", "whereabouts", "cores"},
     {"sections", "packages", "pages", "progress"},
     {"config"},
     {"data"},
