@@ -10,7 +10,11 @@ EXIT_CODE = 75
 
 
 class InterruptedRunError(Exception):
-    """The run was asked to stop, and its state is saved."""
+    """The run was asked to stop, and its state is saved; `was_asked` if this rank was, and not only others."""
+
+    def __init__(self, message: str, was_asked: bool = True) -> None:
+        super().__init__(message)
+        self.was_asked = was_asked
 
 
 class Interruption:

@@ -112,7 +112,8 @@ class Loop:
                 progress = self._meter.progress(self._standing)
                 saved.save(self._sharded, at, progress, values, wait=stop or is_last)
         if stop:
-            raise InterruptedRunError(f"asked to stop: saved after step {step}; continue with --train.resume auto")
+            message = f"asked to stop: saved after step {step}; continue with --train.resume auto"
+            raise InterruptedRunError(message, asked.is_requested)
 
     def _is_scored(self, step: int) -> bool:
         ends = step == self._epochs.total_steps or step % self._epochs.steps_per_epoch == 0

@@ -1,23 +1,46 @@
 """Which rank was lost, when a collective fails: said in one line instead of a broken connection's address."""
 
+import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch.distributed as dist
 
+from dlrm_dist import whereabouts
 from dlrm_dist.errors import LostRanksError, first_line
 
 _ANSWER_SECONDS = 3.0
 """A lost connection reaches all that wait for it at once; so much later every rank that lives has answered."""
+_STORE_SECONDS = 5.0
+"""A call to a store that is out of reach does not return: it is given up after so long."""
 
 _GLOO = ("gloo", "pair closure")
 _TIMED_OUT = ("imed out", "timeout")
 _LATE = "late"
 
 
+@dataclass(frozen=True)
+class RollCall:
+    """What the ranks that live have found out about the others.
+
+    Attributes:
+        silent: ranks that did not answer.
+        failed: those that failed by themselves, with their reasons.
+        hung: whether a wait took too long; one rank's wait ends the connections of others, which see only that.
+        hosts: of the ranks that are silent or failed, by rank, where they are known.
+    """
+
+    silent: Sequence[int]
+    failed: dict[int, str]
+    hung: bool
+    hosts: dict[int, str] = field(default_factory=dict)
+
+
 @contextmanager
-def named(store: dist.Store, rank: int, world_size: int, timeout_s: int) -> Iterator[None]:
+def named(store: dist.Store, rank: int, world_size: int, local_world_size: int, timeout_s: int) -> Iterator[None]:
     """Turn a failed collective inside into a LostRanksError that names the ranks which are gone, hang or failed.
 
     Each rank that fails notes its reason in `store`, each that was left alone notes that it lives; who has noted
@@ -27,24 +50,33 @@ def named(store: dist.Store, rank: int, world_size: int, timeout_s: int) -> Iter
         store: of this try of the job, on all ranks.
         rank: this one.
         world_size: number of ranks.
+        local_world_size: of this host; its ranks follow each other.
         timeout_s: seconds that a collective was allowed.
 
     Raises:
         LostRanksError: a collective failed.
     """
     try:
+        if world_size > 1:
+            store.set(_host(rank), socket.gethostname())
         yield
     except Exception as error:
         if world_size == 1:
             raise
         if not _is_from_a_collective(error):
-            _answer(store, rank, first_line(error))
+            reason = first_line(error)
+            _call(lambda: _answer(store, rank, reason))
             raise
-        if any(each in str(error) for each in _TIMED_OUT):
-            store.set(_LATE, "")
-        silent, failed, hung = _roll_call(store, rank, world_size)
-        speaker = min(set(range(world_size)) - set(silent) - set(failed))
-        raise LostRanksError(_sentence(silent, failed, hung, timeout_s), speaker) from error
+        late = any(each in str(error) for each in _TIMED_OUT)
+        found: list[RollCall] = []
+        _call(lambda: found.append(_roll_call(store, rank, world_size, late)))
+        where = whereabouts.of_error(error).what
+        if not found:
+            raise LostRanksError(
+                f"{_cut_off(rank, world_size, local_world_size)}; it waited in {where}", rank
+            ) from error
+        alive = set(range(world_size)) - set(found[0].silent) - set(found[0].failed)
+        raise LostRanksError(f"{_sentence(found[0], timeout_s)}; waited for in {where}", min(alive)) from error
 
 
 def _is_from_a_collective(error: Exception) -> bool:
@@ -54,13 +86,18 @@ def _is_from_a_collective(error: Exception) -> bool:
     )
 
 
-def _roll_call(store: dist.Store, rank: int, world_size: int) -> tuple[list[int], dict[int, str], bool]:
-    """The ranks that do not answer, those that failed by themselves with their reasons, whether a wait took too long.
+def _call(work: Callable[[], None]) -> None:
+    """Talk to the store, for as long as that may take."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_SECONDS + _STORE_SECONDS)
 
-    One rank's wait ends the connections of the others, which see only that.
-    """
+
+def _roll_call(store: dist.Store, rank: int, world_size: int, late: bool) -> RollCall:
     end = time.monotonic() + _ANSWER_SECONDS
     try:
+        if late:
+            store.set(_LATE, "")
         _answer(store, rank, "")
         while True:
             here = [other for other in range(world_size) if store.check([str(other)])]
@@ -68,24 +105,48 @@ def _roll_call(store: dist.Store, rank: int, world_size: int) -> tuple[list[int]
                 break
             time.sleep(0.05)
         reasons = {other: store.get(str(other)).decode() for other in here}
-        hung = store.check([_LATE])
+        silent = [other for other in range(world_size) if other not in reasons]
+        failed = {other: reason for other, reason in reasons.items() if reason}
+        return RollCall(silent, failed, store.check([_LATE]), _hosts(store, [*silent, *failed]))
     except RuntimeError:  # rank 0 keeps the store where no launcher does
-        return [0], {}, True
-    silent = [other for other in range(world_size) if other not in reasons]
-    return silent, {other: reason for other, reason in reasons.items() if reason}, hung
+        return RollCall([0], {}, hung=True)
+
+
+def _hosts(store: dist.Store, ranks: Sequence[int]) -> dict[int, str]:
+    return {rank: store.get(_host(rank)).decode() for rank in ranks if store.check([_host(rank)])}
+
+
+def _host(rank: int) -> str:
+    return f"host of {rank}"
 
 
 def _answer(store: dist.Store, rank: int, reason: str) -> None:
     store.set(str(rank), reason)
 
 
-def _sentence(silent: list[int], failed: dict[int, str], hung: bool, timeout_s: int) -> str:
-    parts = [f"rank {rank} failed: {reason}" for rank, reason in failed.items()]
-    if silent:
-        ranks = f"rank{'s' * (len(silent) > 1)} {', '.join(map(str, silent))}"
+def _sentence(found: RollCall, timeout_s: int) -> str:
+    parts = [f"{named_ranks([rank], found.hosts)} failed: {reason}" for rank, reason in found.failed.items()]
+    if found.silent:
+        ranks = named_ranks(found.silent, found.hosts)
         parts.append(
             f"{ranks} did not answer within {timeout_s} s (runtime.timeout_s): hung, stopped or cut off"
-            if hung
+            if found.hung
             else f"{ranks} went away: killed, out of memory, or crashed"
         )
     return "; ".join(parts) or "the ranks lost each other's connections, though all of them live: a network fault"
+
+
+def _cut_off(rank: int, world_size: int, local_world_size: int) -> str:
+    first = rank // local_world_size * local_world_size
+    others = [other for other in range(world_size) if not first <= other < first + local_world_size]
+    return (
+        f"rank {rank} on {socket.gethostname()} reaches neither {named_ranks(others, {})} nor the job's store: this "
+        "host is cut off, or the store is gone"
+    )
+
+
+def named_ranks(ranks: Sequence[int], hosts: dict[int, str]) -> str:
+    """Ranks in words, with their hosts where these are others than this one."""
+    text = f"rank{'s' * (len(ranks) != 1)} {', '.join(map(str, ranks))}"
+    where = sorted({hosts[rank] for rank in ranks if rank in hosts})
+    return f"{text} on {', '.join(where)}" if where and where != [socket.gethostname()] else text

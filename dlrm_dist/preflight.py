@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlrm_dist import config as config_module
-from dlrm_dist import learning_rate, mlperf_log, optim, runfolder, runtime
+from dlrm_dist import learning_rate, mlperf_log, optim, runfolder, runtime, tries
 from dlrm_dist.config import Config
 from dlrm_dist.data import footers, planted
 from dlrm_dist.data.order import EpochOrder
@@ -103,7 +103,7 @@ def _validate_sharding(section: ShardingSection, batch_sizes: dict[str, int], wo
     plan = plan_file.read(section.plan)
     placed = {sharding.sharding_type for _, sharding in plan.placed()}
     constraints.refuse_precision(section.comm_precision, sorted(placed), rows)
-    if plan.world_size != world_size and not runtime.is_restart():
+    if plan.world_size != world_size and not tries.is_restart():
         raise UserError(
             f"{section.plan}: is for {plan.world_size} ranks ({plan.inputs.cluster.size}), this run has "
             f"{world_size}; make one: dlrm-dist plan make --config CONFIG --cluster "

@@ -15,12 +15,11 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from dlrm_dist import lost_ranks
+from dlrm_dist import lost_ranks, tries
 from dlrm_dist.errors import RunFailedError, UserError
 from dlrm_dist.sections import RuntimeSection
 
 T = TypeVar("T")
-_QUICK = timedelta(seconds=10)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -82,24 +81,6 @@ def world_size() -> int:
 def local_world_size() -> int:
     """The number of ranks on this host, 1 without a launcher."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def is_restart() -> bool:
-    """Whether the launcher has started this process anew after a failure."""
-    return _restarts() != "0"
-
-
-def recall(key: str) -> str | None:
-    """What an earlier try of this job noted under a key, if it did."""
-    store = _launch_store(_QUICK)
-    return store.get(key).decode() if store and store.check([key]) else None
-
-
-def note(key: str, value: str) -> None:
-    """Note something for the later tries of this job; without a launcher that restarts there are none."""
-    store = _launch_store(_QUICK)
-    if store:
-        store.set(key, value)
 
 
 def choose_device(name: str, local_rank: int, ranks_on_host: int) -> torch.device:
@@ -184,7 +165,7 @@ def session(section: RuntimeSection) -> Iterator[Session]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     timeout = timedelta(seconds=section.timeout_s)
-    store = _store(timeout)
+    store = tries.store_of_this_try(timeout, global_rank())
     dist.init_process_group(
         backend="nccl" if device.type == "cuda" else "gloo",
         store=store,
@@ -193,38 +174,10 @@ def session(section: RuntimeSection) -> Iterator[Session]:
         timeout=timeout,
     )
     control = dist.new_group(backend="gloo", timeout=timeout)
-    with lost_ranks.named(dist.PrefixStore("roll_call", store), global_rank(), world_size(), section.timeout_s):
+    roll_call = dist.PrefixStore("roll_call", store)
+    with lost_ranks.named(roll_call, global_rank(), world_size(), local_world_size(), section.timeout_s):
         yield Session(global_rank(), world_size(), local_rank, local_world_size(), device, threads, timeout, control)
     # Only on the good way out: without the barrier a rank that leaves early aborted others (2 of 5 good runs of 4
     # ranks); after an exception a barrier would wait for ranks that never come.
     dist.barrier()
     dist.destroy_process_group()
-
-
-def _store(timeout: timedelta) -> dist.Store:
-    """The launcher's store, prefixed by the restart count: with a plain one, 5 of 8 restarts after SIGKILL failed."""
-    if "MASTER_ADDR" not in os.environ:
-        return dist.HashStore()
-    store = _launch_store(timeout) or _open_store(timeout, is_server=global_rank() == 0)
-    return dist.PrefixStore(f"try{_restarts()}", store)
-
-
-def _launch_store(timeout: timedelta) -> dist.Store | None:
-    """The store that the launcher keeps over restarts, if there is one."""
-    hosted_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return _open_store(timeout, is_server=False) if hosted_by_launcher else None
-
-
-def _open_store(timeout: timedelta, is_server: bool) -> dist.Store:
-    return dist.TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        world_size(),
-        is_master=is_server,
-        timeout=timeout,
-        wait_for_workers=False,
-    )
-
-
-def _restarts() -> str:
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -33,17 +33,15 @@ from dlrm_dist.runfolder import Console, MetricsFile, RunFolder
 from dlrm_dist.runtime import (
     Session,
     arithmetic,
-    is_restart,
     local_world_size,
-    note,
     processor,
-    recall,
     session,
     world_size,
 )
 from dlrm_dist.shard import ShardedTask, shard
 from dlrm_dist.step_split import StepSplit
 from dlrm_dist.tensorboard import TensorBoard
+from dlrm_dist.tries import is_restart, note, recall
 
 _RUN = "run"
 """Under which the first try notes the run's name for those that follow."""

@@ -6,12 +6,12 @@ from graphlib import TopologicalSorter
 from tests.helpers import ROOT
 
 LAYERS = [
-    {"errors", "interruption"},
+    {"errors", "interruption", "whereabouts"},
     {"sections", "packages", "pages", "progress"},
     {"config"},
     {"data"},
     {"models"},
-    {"optim", "learning_rate", "monitor", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks"},
+    {"optim", "learning_rate", "monitor", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks", "tries"},
     {"runtime"},
     {"ranking"},
     {"metrics"},

@@ -1,0 +1,86 @@
+"""The tries of a job: a launcher starts the ranks anew after a failure, and when a host comes or goes.
+
+What the ranks of one try share is their process group's store; what one try notes for those that follow is kept by the
+launcher, if there is one: by torchrun's agent, or, for several hosts, by a store beside them (`launch/store.py`).
+"""
+
+import functools
+import os
+from datetime import timedelta
+
+import torch.distributed as dist
+
+JOB_STORE = "DLRM_DIST_JOB_STORE"
+"""In the environment of ranks that `launch.elastic` starts on several hosts: host and port of the job's store."""
+_QUICK = timedelta(seconds=10)
+_FIRST = "first try"
+
+
+def spans_hosts() -> bool:
+    """Whether hosts may come and go while the job goes on."""
+    return JOB_STORE in os.environ
+
+
+@functools.cache
+def is_restart() -> bool:
+    """Whether an earlier try of this job has begun. The same on all ranks of a try.
+
+    torchrun's count is its agent's own: that of a host which has come back begins at 0 again.
+    """
+    if not spans_hosts():
+        return _restarts() != "0"
+    store = _kept(_QUICK)
+    assert store is not None
+    return store.compare_set(_FIRST, "", _this_try()).decode() != _this_try()
+
+
+def recall(key: str) -> str | None:
+    """What an earlier try of this job noted under a key, if it did."""
+    store = _kept(_QUICK)
+    return store.get(key).decode() if store and store.check([key]) else None
+
+
+def note(key: str, value: str) -> None:
+    """Note something for the later tries of this job; without a launcher that restarts there are none."""
+    store = _kept(_QUICK)
+    if store:
+        store.set(key, value)
+
+
+def store_of_this_try(timeout: timedelta, global_rank: int) -> dist.Store:
+    """A store that the ranks of this try share; with one of all tries, 5 of 8 restarts after SIGKILL failed."""
+    if "MASTER_ADDR" not in os.environ:
+        return dist.HashStore()
+    store = _kept(timeout) or _open(_master(), timeout, is_server=global_rank == 0)
+    return dist.PrefixStore(f"try{_this_try()}", store)
+
+
+def _this_try() -> str:
+    """A name of this try, which all its ranks know.
+
+    Over several hosts the counts differ from agent to agent; but the first agent chooses a free port for each try.
+    """
+    return ":".join(_master()) if spans_hosts() else _restarts()
+
+
+def _restarts() -> str:
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+
+
+def _master() -> tuple[str, str]:
+    return os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+
+
+def _kept(timeout: timedelta) -> dist.Store | None:
+    """The store that the launcher keeps over the tries, if there is one."""
+    if spans_hosts():
+        host, _, port = os.environ[JOB_STORE].rpartition(":")
+        job = os.environ["TORCHELASTIC_RUN_ID"]
+        return dist.PrefixStore(f"dlrm_dist.{job}", _open((host, port), timeout, is_server=False))
+    hosted_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return _open(_master(), timeout, is_server=False) if hosted_by_launcher else None
+
+
+def _open(address: tuple[str, str], timeout: timedelta, is_server: bool) -> dist.Store:
+    host, port = address
+    return dist.TCPStore(host, int(port), is_master=is_server, timeout=timeout, wait_for_workers=False)

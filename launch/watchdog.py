@@ -1,0 +1,139 @@
+"""What an agent of torchrun cannot do while it waits for a store that it cannot reach: end, or start anew.
+
+Its main thread then hangs inside a call to the store, for up to a minute or for ever, and Python handles no signal
+meanwhile. A thread of its own asks the store and reads the signals as they come.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from torch.distributed import DistError, TCPStore
+
+from launch.rendezvous import Endpoint
+from launch.store import BEATS
+
+_BEAT_S = 1.0
+_LOST_S = 12.0
+"""Longer than the others wait before they count this host as lost: 8 s by launch/rendezvous.py."""
+_STOPPED = 75
+_MARGIN_S = 5.0
+
+
+class Watchdog:
+    """Watches the store and the signals; as a context manager, for as long as the agent runs.
+
+    When the store has not answered for a while and no rank is left to train on without it, the process begins again
+    with its own command line: it waits for the store, and joins the job when the link or the store is back; where no
+    restarts are wanted, it ends. When a request to stop has not ended the process in the time that ranks have to save,
+    it ends it, and its ranks.
+    """
+
+    def __init__(self, endpoint: Endpoint, may_return: bool) -> None:
+        self._endpoint, self._may_return = endpoint, may_return
+        self._grace_s = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")) + _MARGIN_S
+        self._answered = time.monotonic()
+        self._over = threading.Event()
+        self._signals, self._wakeup = socket.socketpair()
+
+    def __enter__(self) -> "Watchdog":
+        self._signals.setblocking(False)
+        self._wakeup.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        for work in (self._ask, self._watch):
+            threading.Thread(target=work, daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, where: TracebackType | None) -> None:
+        self._over.set()
+        signal.set_wakeup_fd(-1)
+
+    def start_anew(self, why: str) -> NoReturn:
+        """Begin this process again, without its ranks, or end it where no restarts are wanted."""
+        _kill_descendants()
+        if not self._may_return:
+            self._say(f"{why}, and no restarts are wanted (--max_retries): ended")
+            os._exit(1)
+        self._say(f"{why}: waiting for it, to join the job again")
+        os.execv(sys.executable, [sys.executable, *_own_arguments()])
+
+    def _ask(self) -> None:
+        """Ask the store again and again; a call to a store that is out of reach does not return."""
+        try:
+            store = TCPStore(
+                self._endpoint.host,
+                self._endpoint.port,
+                is_master=False,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=_LOST_S),
+            )
+            while not self._over.is_set():
+                store.add(BEATS, 1)
+                self._answered = time.monotonic()
+                time.sleep(_BEAT_S)
+        except DistError:
+            return
+
+    def _watch(self) -> None:
+        stop_at = float("inf")
+        while not self._over.wait(0.5):
+            now = time.monotonic()
+            if stop_at == float("inf") and self._was_asked_to_stop():
+                stop_at = now + self._grace_s
+            silent_s = now - self._answered
+            if now > stop_at:
+                self._say(f"asked to stop, and still there after {self._grace_s:.0f} s: ended by its watchdog")
+                _kill_descendants()
+                os._exit(_STOPPED)
+            if silent_s > _LOST_S and not _running_children():
+                if stop_at < float("inf"):
+                    os._exit(_STOPPED)
+                self.start_anew(f"the rendezvous store {self._endpoint} has not answered for {silent_s:.0f} s")
+
+    def _was_asked_to_stop(self) -> bool:
+        try:
+            return bool({signal.SIGTERM, signal.SIGINT} & set(self._signals.recv(4096)))
+        except BlockingIOError:
+            return False
+
+    def _say(self, line: str) -> None:
+        print(f"error: agent on {socket.gethostname()}: {line}", file=sys.stderr, flush=True)
+
+
+def _own_arguments() -> list[str]:
+    """This process's command line behind the interpreter."""
+    return sys.orig_argv[1:]
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == pid and state not in "ZX":
+            found.append(int(folder.name))
+    return found
+
+
+def _running_children() -> list[int]:
+    return _children(os.getpid())
+
+
+def _kill_descendants() -> None:
+    waiting = _running_children()
+    while waiting:
+        pid = waiting.pop()
+        waiting += _children(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue

@@ -1,0 +1,81 @@
+"""Training jobs of several hosts: an agent on each, and what their run tells."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.helpers import ROOT
+from tests.hosts.namespaces import Host, Program
+
+PORT = 29500
+MODEL = ("--model.embedding_dim", "8", "--model.bottom_mlp", "16,8", "--model.top_mlp", "16,1")
+
+
+class Job:
+    """A run, its data and how it is started on any host."""
+
+    def __init__(
+        self, folder: Path, data: Path, store: str, nnodes: str, *arguments: object, max_restarts: int = 3
+    ) -> None:
+        self.run = folder / "runs" / "mine"
+        launch = ["-m", "launch.elastic", "--nnodes", nnodes, "--nproc-per-node", 2, "--max-restarts", max_restarts]
+        launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{store}:{PORT}", "--rdzv-id", "job"]
+        launch += ["launch/train.py", "--data.path", data, "--run.folder", folder / "runs", "--run.name", "mine"]
+        launch += ["--runtime.device", "cpu", "--runtime.threads", 1, *MODEL, *arguments]
+        self._words = [str(word) for word in launch]
+
+    def start(self, host: Host) -> Program:
+        """An agent on a host."""
+        return host.start(sys.executable, *self._words, cwd=ROOT, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+
+    def lines(self, split: str = "train") -> list[dict[str, Any]]:
+        """What metrics.jsonl says of a split, so far."""
+        path = self.run / "metrics.jsonl"
+        found = [_parsed(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [line for line in found if line.get("split") == split]
+
+    def await_step(self, step: int, timeout: float) -> None:
+        """Wait until a step is reported."""
+        end = time.monotonic() + timeout
+        while not any(line["step"] >= step for line in self.lines()):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.run} did not come to step {step} within {timeout} s")
+            time.sleep(0.05)
+
+    def await_ranks(self, count: int, timeout: float) -> int:
+        """Wait until a try of so many ranks has reported; gives the step that was reported before it."""
+        end = time.monotonic() + timeout
+        while self.world_size() != count:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.run} did not go on with {count} ranks within {timeout} s")
+            time.sleep(0.05)
+        return self.last_step()
+
+    def last_step(self) -> int:
+        """The step of the last report."""
+        return max((int(line["step"]) for line in self.lines()), default=0)
+
+    def world_size(self) -> int:
+        """Of the try that began last."""
+        return int(json.loads((self.run / "environment.json").read_text())["world_size"])
+
+    def result(self) -> dict[str, float]:
+        """The run's result."""
+        return dict(json.loads((self.run / "result.json").read_text()))
+
+
+def start_store(host: Host) -> Program:
+    """The rendezvous store, in a process of its own."""
+    store = host.start(sys.executable, "-m", "launch.store", "--port", str(PORT), cwd=ROOT, PYTHONPATH=str(ROOT))
+    store.wait_for("rendezvous store on port", 60)
+    return store
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """A report; empty for a line that is being written."""
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return {}
