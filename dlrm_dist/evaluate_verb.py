@@ -42,7 +42,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    ranks = _ranks(options.ranks)
+    ranks = local_ranks.ranks_wanted(options.ranks)
     if options.each_checkpoint and options.checkpoint:
         raise UserError("--each-checkpoint and --checkpoint exclude each other; give one of them")
     _refuse_other_keys(options.config_keys)
@@ -66,16 +66,6 @@ def _evaluate(options: argparse.Namespace) -> int:
         about = {"run": str(saved.path), "data": str(options.data), "split": split, "rows": rows, "ranks": ranks}
         print(_json(about, scores) if options.json else _text(about, scores, seconds, options.each_checkpoint))
     return 0
-
-
-def _ranks(given: int | None) -> int:
-    """How many take part: as asked for, or as a launcher has started."""
-    started = local_ranks.world_size()
-    if given is not None and given < 1:
-        raise UserError(f"--ranks is {given}; allowed: 1 or more")
-    if local_ranks.is_rank() and given not in (None, started):
-        raise UserError(f"--ranks is {given}, but a launcher has started {started} ranks; leave --ranks out")
-    return started if given is None else given
 
 
 def _refuse_other_keys(words: Sequence[str]) -> None:

@@ -103,7 +103,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch
         ({"test": (Path("folder"),)}, "folder: a folder without files"),
         ({"hash_rows": 0}, "hash_rows: 0 is impossible; allowed: 1 to"),
         ({"hash_rows": (5, 0)}, "hash_rows: 0 is impossible; allowed: 1 to"),
-        ({"ids": "hash", "hash_rows": (5, 7)}, "hash_rows: has 2 numbers for 26 categories; allowed: one, or one for each"),
+        (
+            {"ids": "hash", "hash_rows": (5, 7)},
+            "hash_rows: has 2 numbers for 26 categories; allowed: one, or one for each",
+        ),
         ({"max_rows": 1}, "max_rows: 1 is impossible; allowed: 2 to"),
         ({"ids": "hash", "max_rows": 5, "named": ("max_rows",)}, "max_rows: would have no effect"),
         ({"min_count": 0}, "min_count: 0 is impossible"),

@@ -1,0 +1,58 @@
+"""What a rank's memory and arithmetic can do while all ranks of its host do the same."""
+
+from dataclasses import dataclass
+
+import torch
+
+from dlrm_dist.doctor.timing import own_seconds
+from dlrm_dist.runtime import Session
+
+_COPIED = 64 << 20
+_SIDE = 1024
+"""Of the matrices on a CPU; on a GPU eight times that."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one rank."""
+
+    memory_gb_s: float
+    """Read and written by a copy in the host's memory."""
+    device_gb_s: float
+    """The same in the GPU's memory; 0 without one."""
+    host_link_gb_s: float
+    """From pinned memory of the host to the GPU; 0 without one."""
+    fp32_tflop_s: float
+    bf16_tflop_s: float
+
+
+def speed(here: Session, lasting: float) -> Speed:
+    """This rank's, each figure in about so many seconds. Collective."""
+    cpu, on_gpu = torch.device("cpu"), here.device.type == "cuda"
+    return Speed(
+        memory_gb_s=copy_gb_s(here, cpu, lasting),
+        device_gb_s=copy_gb_s(here, here.device, lasting) if on_gpu else 0.0,
+        host_link_gb_s=_host_link_gb_s(here, lasting) if on_gpu else 0.0,
+        fp32_tflop_s=tflop_s(here, torch.float32, lasting),
+        bf16_tflop_s=tflop_s(here, torch.bfloat16, lasting),
+    )
+
+
+def copy_gb_s(here: Session, device: torch.device, lasting: float) -> float:
+    """GB/s read and written by a copy. Collective."""
+    source = torch.rand(_COPIED // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * _COPIED / own_seconds(lambda: target.copy_(source), lasting, here) / 1e9
+
+
+def tflop_s(here: Session, dtype: torch.dtype, lasting: float) -> float:
+    """TFLOP/s of a product of square matrices. Collective."""
+    side = _SIDE * (8 if here.device.type == "cuda" else 1)
+    a, b = (torch.rand(side, side, device=here.device).to(dtype) for _ in range(2))
+    return 2 * side**3 / own_seconds(lambda: a @ b, lasting, here) / 1e12
+
+
+def _host_link_gb_s(here: Session, lasting: float) -> float:
+    source = torch.empty(_COPIED, dtype=torch.uint8, pin_memory=True)
+    target = torch.empty(_COPIED, dtype=torch.uint8, device=here.device)
+    return _COPIED / own_seconds(lambda: target.copy_(source, non_blocking=True), lasting, here) / 1e9
