@@ -4,7 +4,6 @@ import datetime
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
 from dlrm_dist.doctor import links
 from dlrm_dist.doctor.examination import Found
@@ -82,7 +81,7 @@ def measured(found: Found) -> Measured:
         rate, latency = links.rate(found.lines, scope), links.latency(found.lines, scope)
         if rate and latency:
             values |= {f"{link}_gb_s": rate, f"{link}_latency_us": latency * 1e6}
-            notes[f"{link}_gb_s"] = f"all-to-all over {found.backend}, all ranks at once, sent by a rank"
+            notes[f"{link}_gb_s"] = f"{found.backend}, all ranks at once, sent by a rank"
             notes[f"{link}_latency_us"] = f"{found.backend} all-to-all of a few bytes"
     return Measured(values, notes)
 
@@ -112,11 +111,6 @@ def write(cluster: Cluster, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text(cluster))
     part.rename(path)
-
-
-def average(values: list[float]) -> float:
-    """Of some ranks' values."""
-    return mean(values) if values else 0.0
 
 
 def _known(known: Cluster, key: str) -> Constant:

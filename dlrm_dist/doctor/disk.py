@@ -35,6 +35,11 @@ class Transfer:
     """Why it could not; empty if it could."""
 
 
+def mb_s(transfers: Sequence[Transfer]) -> float:
+    """Of ranks that moved bytes at the same time, together."""
+    return sum(each.bytes for each in transfers) / max(*(each.seconds for each in transfers), 1e-9) / 1e6
+
+
 def read(given: str, here: Session, lasting: float) -> Transfer:
     """Read this rank's share of the blocks of all files of `given`, for so many seconds at most. Collective."""
     found: list[File] = []

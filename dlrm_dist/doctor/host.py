@@ -1,5 +1,6 @@
 """What a rank finds on its host without measuring: versions, cores, memory, limits."""
 
+import importlib
 import os
 import platform
 import re
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from dlrm_dist.packages import installed
+from dlrm_dist.errors import first_line
+from dlrm_dist.packages import FBGEMM, installed
 from dlrm_dist.planning.cluster import GIB
 from dlrm_dist.runtime import Session, processor
 
-_FBGEMM = ("fbgemm-gpu-cpu", "fbgemm-gpu")
 _OTHERS = ("torch", "torchrec", "pyarrow", "numpy")
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -28,6 +29,8 @@ class Facts:
     host: str
     local_world_size: int
     versions: dict[str, str]
+    kernels_problem: str
+    """Why FBGEMM's kernels do not load; empty if they do."""
     device: str
     """The GPU's name, or the processor's."""
     cores: tuple[int, ...]
@@ -52,6 +55,7 @@ def facts(here: Session) -> Facts:
         host=socket.gethostname(),
         local_world_size=here.local_world_size,
         versions=versions(),
+        kernels_problem=_kernels_problem(),
         device=torch.cuda.get_device_name(here.device) if on_gpu else processor(),
         cores=usable_cores(),
         threads=here.threads,
@@ -65,10 +69,19 @@ def facts(here: Session) -> Facts:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that must be alike on all ranks; fbgemm_gpu is whichever of its two is there."""
-    found = installed((*_OTHERS, *_FBGEMM))
-    fbgemm = next((found[name] for name in _FBGEMM if name in found), "missing")
+    found = installed((*_OTHERS, *FBGEMM))
+    fbgemm = next((found[name] for name in FBGEMM if name in found), "missing")
     others = {name: found.get(name, "missing") for name in _OTHERS}
     return {"python": platform.python_version(), **others, "fbgemm_gpu": fbgemm}
+
+
+def _kernels_problem() -> str:
+    try:
+        importlib.import_module("fbgemm_gpu")  # registers the operators
+        sums = torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2])).tolist()
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        return first_line(error)
+    return "" if sums == [0, 1, 3] else f"a wrong cumulative sum: {sums}"
 
 
 def usable_cores() -> tuple[int, ...]:

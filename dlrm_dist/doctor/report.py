@@ -3,12 +3,11 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from dlrm_dist.doctor import links
-from dlrm_dist.doctor.disk import Transfer
+from dlrm_dist.doctor.disk import Transfer, mb_s
 from dlrm_dist.doctor.examination import Found
-from dlrm_dist.doctor.findings import Finding
+from dlrm_dist.doctor.finding import Finding
 from dlrm_dist.doctor.links import Line
 
 
@@ -17,7 +16,9 @@ def text(found: Found, findings: Sequence[Finding]) -> str:
     one = found.ranks == 1
     hosts = f"{found.hosts} host{'s' * (found.hosts > 1)}"
     head = f"{found.ranks} rank{'s' * (not one)} on {hosts}, {found.facts[0].device}, {found.backend}"
-    parts = [[f"{head}; {found.seconds:.0f} s"], _versions(found), _hosts(found), _links(found), _findings(findings)]
+    parts = [[f"{head}; {found.seconds:.0f} s"], _versions(found), _hosts(found)]
+    parts += [_links(found, scope) for scope in (links.INSIDE, links.BETWEEN, links.ALL)]
+    parts.append(_findings(findings))
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
@@ -74,55 +75,51 @@ def _transfer(all_ranks: Sequence[Transfer], ranks: range) -> str:
     found = [all_ranks[rank] for rank in ranks if all_ranks]
     if not found:
         return ""
-    return "fails" if any(each.problem for each in found) else f"{rate_mb_s(found):,.0f}"
+    return "fails" if any(each.problem for each in found) else f"{mb_s(found):,.0f}"
 
 
-def rate_mb_s(found: Sequence[Transfer]) -> float:
-    """Of ranks that moved bytes at the same time."""
-    return sum(each.bytes for each in found) / max(*(each.seconds for each in found), 1e-9) / 1e6
+def _links(found: Found, scope: str) -> list[str]:
+    """A table of the scope's messages, below what comes of it."""
+    lines = [line for line in found.lines if line.scope == scope]
+    if not lines:
+        return []
+    sizes = dict.fromkeys(line.bytes for line in lines)
+    rows = [_sized([line for line in lines if line.bytes == size]) for size in sizes]
+    return [_link_in_short(found, scope), *_table([*rows[0]], rows)]
 
 
-def _links(found: Found) -> list[str]:
-    return (
-        _table(
-            ["link", "collective", "message", "time", "GB/s a rank", "of a host", "Gbit/s"],
-            [_link(line, found.ranks_per_host) for line in found.lines],
-        )
-        if found.lines
-        else []
-    )
+def _link_in_short(found: Found, scope: str) -> str:
+    rate, least = links.rate(found.lines, scope) or 0.0, links.latency(found.lines, scope) or 0.0
+    in_all = ""
+    if scope == links.BETWEEN:
+        of_host = rate * found.ranks_per_host
+        in_all = f", {_figure(of_host * 1e3)} MB/s a host = {_figure(of_host * 8)} Gbit/s each way"
+    return f"{scope}: {_figure(rate * 1e3)} MB/s a rank{in_all}; {_time(least)} at least"
 
 
-def _link(line: Line, ranks_per_host: int) -> dict[str, str]:
-    of_host = line.gb_s * ranks_per_host if line.scope == links.BETWEEN else 0.0
-    return {
-        "link": line.scope,
-        "collective": line.collective,
-        "message": _size(line.bytes),
-        "time": _time(line.seconds),
-        "GB/s a rank": _figure(line.gb_s),
-        "of a host": _figure(of_host) if of_host else "",
-        "Gbit/s": _figure(of_host * 8) if of_host else "",
-    }
+def _sized(lines: Sequence[Line]) -> dict[str, str]:
+    row = {"message": _size(lines[0].bytes)}
+    for name in links.COLLECTIVES:
+        line = next((each for each in lines if each.collective == name), None)
+        row[name] = _time(line.seconds) if line else "-"
+        row["MB/s" + " " * links.COLLECTIVES.index(name)] = _figure(line.gb_s * 1e3) if line else "-"
+    return row
 
 
 def _findings(findings: Sequence[Finding]) -> list[str]:
     return [str(each) for each in findings] or ["nothing amiss"]
 
 
-def _table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Aligned: what begins with a letter to the left, numbers to the right."""
-    lines = [list(columns), *([row[key] for key in columns] for row in rows)]
+def _table(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> list[str]:
+    """Aligned to the right, but for the first column's names."""
+    lines = [[key.strip() for key in columns], *([row[key] for key in columns] for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
-    is_number = [
-        any(line[place][:1].isdigit() or line[place][:1] in "+-" for line in lines[1:] if line[place])
-        for place in range(len(columns))
-    ]
+    names = [columns[0] == "host", *[False] * (len(columns) - 1)]
     return [
         "  ".join(
-            word.rjust(width) if right else word.ljust(width)
-            for word, width, right in zip(line, widths, is_number, strict=True)
-        ).rstrip()
+            word.ljust(width) if is_name else word.rjust(width)
+            for word, width, is_name in zip(line, widths, names, strict=True)
+        )
         for line in lines
     ]
 
