@@ -7,7 +7,6 @@ rank; `bus GB/s` counts what a link must carry at least, as nccl-tests does, to 
 """
 
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,8 @@ import harness
 import torch
 import torch.distributed as dist
 
+from dlrm_dist.doctor.links import bus_share
+from dlrm_dist.doctor.timing import agreed_seconds
 from dlrm_dist.runtime import Session, session
 from dlrm_dist.sections import RuntimeSection
 
@@ -56,32 +57,18 @@ def measured(size: int, here: Session, repeats: int, lasting: float) -> dict[str
         "all-gather": lambda: dist.all_gather_into_tensor(other, share),
     }
     calls = {name: calls_lasting(operation, lasting, here) for name, operation in operations.items()}
-    ways = {name: lambda name=name: seconds(operations[name], calls[name], here) for name in operations}
+    ways = {name: lambda name=name: agreed_seconds(operations[name], calls[name], here) for name in operations}
     return {name: harness.summary(times) for name, times in harness.interleaved(ways, repeats).items()}
 
 
 def calls_lasting(operation: Callable[[], Any], lasting: float, here: Session) -> int:
     """How many calls take so many seconds, the same on every rank. Collective."""
-    seconds(operation, 3, here)
-    return max(3, int(lasting / seconds(operation, 3, here)))
-
-
-def seconds(operation: Callable[[], Any], calls: int, here: Session) -> float:
-    """Of a call, on the slowest rank. Collective."""
-    dist.barrier()
-    started = time.perf_counter()
-    for _ in range(calls):
-        operation()
-    if here.device.type == "cuda":
-        torch.cuda.synchronize(here.device)
-    took = torch.tensor((time.perf_counter() - started) / calls, dtype=torch.float64)
-    dist.all_reduce(took, op=dist.ReduceOp.MAX, group=here.control)
-    return took.item()
+    agreed_seconds(operation, 3, here)
+    return max(3, int(lasting / agreed_seconds(operation, 3, here)))
 
 
 def row(name: str, size: int, spread: dict[str, float], ranks: int) -> dict[str, Any]:
     """A line of the table."""
-    share = (ranks - 1) / ranks * (2 if name == "all-reduce" else 1)
     rate = size / spread["median"] / 1e9
     return {
         "collective": name,
@@ -90,7 +77,7 @@ def row(name: str, size: int, spread: dict[str, float], ranks: int) -> dict[str,
         "least us": spread["min"] * 1e6,
         "most us": spread["max"] * 1e6,
         "GB/s": rate,
-        "bus GB/s": rate * share,
+        "bus GB/s": rate * bus_share(name, ranks),
     }
 
 

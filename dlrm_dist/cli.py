@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from dlrm_dist import (
     checkpoint_verbs,
+    doctor_verb,
     evaluate_verb,
     inspect_verb,
     local_ranks,
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     serving_verbs.add_predict(verbs.add_parser("predict", help="a trained run's probability for each row"))
     serving_verbs.add_export(verbs.add_parser("export", help="make a folder that scores without the run"))
     verify_verb.add_verify(verbs.add_parser("verify", help="sharded against unsharded training, on this machine"))
+    doctor_verb.add_doctor(verbs.add_parser("doctor", help="what the machines can do, and what is amiss with them"))
     runs_verbs.add_runs(verbs.add_parser("runs", help="the runs in a folder, as a table"))
     runs_verbs.add_report(verbs.add_parser("report", help="a page about a run, or about several side by side"))
     _add_result(verbs.add_parser("result", help="say how a run ended"))

@@ -42,7 +42,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    ranks = _ranks(options.ranks)
+    ranks = local_ranks.ranks_wanted(options.ranks)
     saved, info, split = check(options, ranks)
     if ranks > 1 and not local_ranks.is_rank():
         return local_ranks.run_verb(options.words, ranks)
@@ -76,16 +76,6 @@ def check(options: argparse.Namespace, ranks: int) -> tuple[SavedRun, DatasetInf
     _check_sizes(saved.config, ranks)
     check_category("metrics.group_by", saved.config.metrics.group_by, info)
     return saved, info, split
-
-
-def _ranks(given: int | None) -> int:
-    """How many take part: as asked for, or as a launcher has started."""
-    started = local_ranks.world_size()
-    if given is not None and given < 1:
-        raise UserError(f"--ranks is {given}; allowed: 1 or more")
-    if local_ranks.is_rank() and given not in (None, started):
-        raise UserError(f"--ranks is {given}, but a launcher has started {started} ranks; leave --ranks out")
-    return started if given is None else given
 
 
 def _refuse_other_keys(words: Sequence[str]) -> None:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from dlrm_dist.errors import UserError
+
 
 def is_rank() -> bool:
     """Whether a launcher has started this process as one of several ranks."""
@@ -23,6 +25,20 @@ def global_rank() -> int:
 def world_size() -> int:
     """The number of ranks that the launcher started, 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def ranks_wanted(given: int | None) -> int:
+    """How many take part: as `--ranks` asks for, or as a launcher has started.
+
+    Raises:
+        UserError: less than one, or not as many as a launcher has started.
+    """
+    started = world_size()
+    if given is not None and given < 1:
+        raise UserError(f"--ranks is {given}; allowed: 1 or more")
+    if is_rank() and given not in (None, started):
+        raise UserError(f"--ranks is {given}, but a launcher has started {started} ranks; leave --ranks out")
+    return started if given is None else given
 
 
 def run_verb(words: Sequence[str], num_ranks: int) -> int:

@@ -23,8 +23,6 @@ LOG = VENV / "setup.log"
 LOG_TAIL_LINES = 15
 BUILDS = ("cpu", "cuda")
 PYTHONS = ((3, 12), (3, 11))
-# fbgemm_gpu is compiled against one torch; with another one its import fails with an undefined symbol.
-TORCH_OF_FBGEMM = {"1.6": "2.11", "1.7": "2.12", "1.8": "2.13"}
 
 
 class SetupError(Exception):
@@ -153,23 +151,13 @@ def install(build: str) -> None:
     logged([*pip, "check"], "checking the installed packages against each other")
 
 
-def mismatch(torch: str, fbgemm: str) -> str | None:
-    """Returns why this pair of versions does not work together, in words; None if it does."""
-    torch_series, fbgemm_series = (".".join(version.split(".")[:2]) for version in (torch, fbgemm))
-    if TORCH_OF_FBGEMM.get(fbgemm_series) == torch_series:
-        return None
-    pairs = ", ".join(f"fbgemm {key} with torch {value}" for key, value in TORCH_OF_FBGEMM.items())
-    return f"fbgemm_gpu {fbgemm} and torch {torch} do not belong together; pairs that do: {pairs}"
-
-
 def report() -> None:
     """Runs inside `.venv`: prints which torch, fbgemm_gpu and torchrec it got, after using them."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import version
 
-    try:
-        fbgemm = version("fbgemm-gpu-cpu")
-    except PackageNotFoundError:
-        fbgemm = version("fbgemm-gpu")
+    from dlrm_dist.packages import fbgemm_version, mismatch
+
+    fbgemm = fbgemm_version()
     reason = mismatch(version("torch"), fbgemm)
     if reason is not None:
         raise SetupError(f"{reason}; mend the pins in pyproject.toml")

@@ -64,6 +64,23 @@ def find(given: str | Path, out: Path | None = None) -> list[File]:
     return sorted(found_files, key=_natural)
 
 
+def find_below(given: str | Path) -> list[File]:
+    """The file, the glob's files, or all files of the folder and of the folders in it, but for hidden ones.
+
+    Raises:
+        UserError: there is none, or they cannot be listed.
+    """
+    text = os.fspath(given)
+    if _is_glob(text):
+        return find(text)
+    try:
+        system, path = _filesystem(text)
+        is_folder = system.get_file_info(path).type == fs.FileType.Directory
+    except (OSError, ValueError, ImportError):
+        is_folder = False
+    return find(f"{text.rstrip('/')}/**" if is_folder else text)
+
+
 def check_distinct(files: list[File]) -> None:
     """Raise a UserError if a file is there twice, by whatever name, link or URL."""
     seen: dict[Hashable, File] = {}

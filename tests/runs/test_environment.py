@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dlrm_dist.packages import mismatch
 from launch import environment
 
 PYPROJECT = tomllib.loads((environment.ROOT / "pyproject.toml").read_text())
@@ -42,11 +43,11 @@ def test_stub_takes_the_pin_of_the_cpu_extra():
 
 @pytest.mark.parametrize(("extra", "fbgemm"), [("cpu", "fbgemm-gpu-cpu"), ("cuda", "fbgemm-gpu")])
 def test_pinned_pairs_belong_together(extra, fbgemm):
-    assert environment.mismatch(pin(extra, "torch"), pin(extra, fbgemm)) is None
+    assert mismatch(pin(extra, "torch"), pin(extra, fbgemm)) is None
 
 
 def test_mismatch_names_both_and_the_pairs():
-    reason = environment.mismatch("2.13.0+cpu", "1.7.0")
+    reason = mismatch("2.13.0+cpu", "1.7.0")
     assert "fbgemm_gpu 1.7.0 and torch 2.13.0+cpu do not belong together" in reason
     assert "fbgemm 1.8 with torch 2.13" in reason
 

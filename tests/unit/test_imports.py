@@ -27,8 +27,8 @@ LAYERS = [
     {"preflight", "loop"},
     {"train"},
     {"trained"},
-    {"scoring", "serving", "verify"},
-    {"plan_verbs", "evaluate_verb", "verify_verb", "checkpoint_verbs", "runs_verbs", "serving_verbs"},
+    {"scoring", "serving", "verify", "doctor"},
+    {"plan_verbs", "evaluate_verb", "verify_verb", "doctor_verb", "checkpoint_verbs", "runs_verbs", "serving_verbs"},
     {"inspect_verb"},
     {"cli"},
 ]

@@ -1,0 +1,56 @@
+"""How long something takes that all ranks do at once: they agree on when to start and on when to stop."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dlrm_dist.runtime import Session
+
+
+def agreed_seconds(work: Callable[[], Any], calls: int, here: Session) -> float:
+    """Of a call, on the slowest rank. Collective."""
+    dist.barrier(group=here.control)
+    started = time.perf_counter()
+    for _ in range(calls):
+        work()
+    if here.device.type == "cuda":
+        torch.cuda.synchronize(here.device)
+    return slowest((time.perf_counter() - started) / calls, here)
+
+
+def steady_seconds(work: Callable[[], Any], lasting: float, here: Session) -> float:
+    """Of a call, on the slowest rank, after it has been called for about `lasting` seconds. Collective.
+
+    The calls are made in runs of 1, 2, 4, ..., of which the last one counts. So what is fast at first, such as a link
+    with a token bucket, is not taken for its rate, and no run takes much longer than all before it together.
+    """
+    calls, elapsed = 1, 0.0
+    while True:
+        each = agreed_seconds(work, calls, here)
+        elapsed += each * calls
+        if elapsed >= lasting:
+            return each
+        calls *= 2
+
+
+def own_seconds(work: Callable[[], Any], lasting: float, here: Session) -> float:
+    """Of a call, on this rank, while all ranks do the same. Collective."""
+    work()
+    calls = max(1, int(lasting / max(agreed_seconds(work, 1, here), 1e-9)))
+    dist.barrier(group=here.control)
+    started = time.perf_counter()
+    for _ in range(calls):
+        work()
+    if here.device.type == "cuda":
+        torch.cuda.synchronize(here.device)
+    return (time.perf_counter() - started) / calls
+
+
+def slowest(seconds: float, here: Session) -> float:
+    """The largest of the ranks' values. Collective."""
+    found = torch.tensor(seconds, dtype=torch.float64)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX, group=here.control)
+    return found.item()
