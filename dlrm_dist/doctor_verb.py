@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrm_dist import config as config_module
-from dlrm_dist import local_ranks, preflight
+from dlrm_dist import local_ranks
 from dlrm_dist.data import files
 from dlrm_dist.errors import UserError
 
@@ -65,12 +65,14 @@ def _examine(options: argparse.Namespace, here: "Session") -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot be, before anything is measured."""
+    from dlrm_dist.preflight import check_can_make  # here, for it loads PyTorch
+
     if options.data is not None:
         files.find_below(options.data)
     if options.storage is not None and not options.storage.is_dir():
         raise UserError(f"--storage {options.storage}: no such folder; allowed: a folder of runs; make it first")
     if options.storage is not None:
-        preflight.check_can_make(options.storage, "--storage")
+        check_can_make(options.storage, "--storage")
     if options.out is None:
         return
     if options.out.suffix != ".toml":
@@ -79,7 +81,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--out {options.out}: is there already; allowed: a new file; choose another or remove it")
     if not options.out.parent.is_dir():
         raise UserError(f"--out {options.out}: there is no folder {options.out.parent}; make it first")
-    preflight.check_can_make(options.out.parent, "--out")
+    check_can_make(options.out.parent, "--out")
 
 
 def _runtime_keys(words: Sequence[str]) -> list[str]:
