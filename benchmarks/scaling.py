@@ -4,9 +4,9 @@
 each size in each way and predicts its step; then the same prediction beside published runs. No GPU is needed.
 
 Ways: whole tables (and replicated ones); also cut by rows over all ranks; also by rows inside a host; what these put
-into HBM may also lie in host memory behind a cache; and replica groups (TorchRec's 2-D parallelism, which
-this trainer does not apply): a group of ranks holds all tables and takes its part of the batch, and the groups' tables
-are averaged every `SYNC_EVERY` steps.
+into HBM may lie in host memory behind a cache, where nothing else fits; and replica groups (TorchRec's 2-D parallelism,
+which this trainer does not apply): a group of ranks holds all tables and takes its part of the batch, and the groups'
+tables are averaged every `SYNC_EVERY` steps.
 """
 
 import sys
@@ -93,6 +93,9 @@ class Model:
     def planned(self, cluster: Cluster, batch_size: int, way: str) -> PlanFile | None:
         """The planner's plan, or None where nothing fits."""
         types = WAYS.get(way, EVERYTHING)
+        largest = max(table.rows * table.bytes_per_row for table in self.subject.tables)
+        if types == WAYS["whole tables"] and largest > max(cluster.memory_bytes()[0], 1):
+            return None  # at once: the planner tries minutes for what cannot be
         kernels = ("fused", "fused_uvm_caching") if way == HOST_MEMORY else None
         rules = (Rule(pattern="*", sharding_types=types, compute_kernels=kernels),) if kernels else None
         request = replace(self.request, batch_size=batch_size, sharding_types=types, rules=rules)
@@ -146,14 +149,17 @@ def main() -> int:
     cluster = load_cluster(options.gpu)
     found: dict[str, list[dict[str, Any]]] = {}
     for name in options.model or MODELS:
-        found[name] = [point.values() for point in points(name, cluster, options.most)]
+        found[name] = []
+        for point in points(name, cluster, options.most):
+            found[name].append(point.values())
+            if not options.json:
+                lines = harness.table(found[name]).splitlines()
+                heading = [f"\n{name} on {cluster.name}\n", *lines[:2]] if len(found[name]) == 1 else []
+                print("\n".join([*heading, lines[-1]]), flush=True)
     rows = [beside(run) for run in PUBLISHED]
-    if options.json:
-        harness.report(found, rows, as_json=True)
-        return 0
-    for name, values in found.items():
-        print(f"\n{name} on {cluster.name}\n\n{harness.table(values)}\n")
-    harness.report({}, rows, as_json=False)
+    if not options.json:
+        print()
+    harness.report(found if options.json else {}, rows, options.json)
     return 0
 
 
@@ -163,8 +169,10 @@ def points(name: str, cluster: Cluster, most: int) -> Iterator[Point]:
     for size in tqdm([size for size in SIZES if size <= most], disable=None):
         sized = cluster.resized(size // cluster.devices_per_host, cluster.devices_per_host)
         batch_size = DCNV2_BATCH if name == "dcnv2" else ROWS_OF_A_GPU * size
-        for way in (*WAYS, HOST_MEMORY):
-            yield Point(way, sized, batch_size, model.planned(sized, batch_size, way))
+        plans = {way: model.planned(sized, batch_size, way) for way in WAYS}
+        if not any(plans.values()):
+            plans[HOST_MEMORY] = model.planned(sized, batch_size, HOST_MEMORY)
+        yield from (Point(way, sized, batch_size, plan) for way, plan in plans.items())
         if sized.hosts > 1:
             yield grouped(model, sized, batch_size)
 

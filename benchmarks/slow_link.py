@@ -95,7 +95,7 @@ def main() -> int:
             pair = Hosts(hosts, work)
             cluster = work / "cluster.toml"
             cluster.unlink(missing_ok=True)
-            examined = pair.launch("launch/doctor.py", "--runtime.device", "cpu", "--out", cluster)
+            examined = pair.launch("launch/doctor.py", "--runtime.device", "cpu", "--storage", work, "--out", cluster)
             chosen = {name: WAYS[name] for name in options.way or WAYS}
             ways = {
                 name: lambda way=way, name=name: _train(pair, work, data, cluster, way, options.steps)
