@@ -329,7 +329,8 @@ class RuntimeSection(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: CUDA where there is a GPU for each local rank, else CPU with gloo."""
     threads: Annotated[int, Field(gt=0, le=4096)] | Literal["auto"] = "auto"
-    """Compute threads of a rank; `auto`: this machine's cores shared by its ranks."""
+    """Compute threads of a rank; `auto`: the cores that are to be used here (a container's quota counts), shared by its
+    ranks."""
     timeout_s: Annotated[int, Field(gt=0, le=7 * 86_400)] = 300
     """A collective that takes longer ends the run."""
     grace_s: Annotated[int, Field(gt=0, le=86_400)] = 120
