@@ -171,6 +171,8 @@ class Console(Listener):
 
     def _name_straggler(self, line: Line) -> None:
         """Once for as long as it is the same rank."""
+        if "own_ms" not in line:
+            return
         straggler = line["straggler"]["rank"] if "straggler" in line else None
         if straggler not in (None, self._straggler):
             print(f"warning: {pace.describe(line)}", flush=True)
