@@ -140,6 +140,7 @@ def main() -> int:
     reason = namespaces.why_not()
     if reason:
         parser.error(reason)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the hosts are taken down on the way out
     names = options.cases.split(",")
     with tempfile.TemporaryDirectory() as folder:
         data = _clicks(Path(folder))
