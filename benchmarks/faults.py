@@ -1,9 +1,9 @@
 """What a run over two hosts does when something breaks: does it end or come back as promised, and how soon?
 
-`python -m benchmarks.faults [--times 5] [--cases 'cut link,slow rank'] [--out FILE.md]`, as root on Linux with iproute2:
-the hosts are network namespaces (tests/hosts/namespaces.py), two ranks on each, and the rendezvous store is on a
-third. Each case trains for real, breaks one thing, and checks what is promised of it; each run must report every step
-once, with the rows that belong to it. Exit code 1 if a promise was broken.
+`python -m benchmarks.faults [--times 5] [--cases 'cut link,slow rank'] [--out FILE.md]`, as root on Linux with
+iproute2: the hosts are network namespaces (tests/hosts/namespaces.py), two ranks on each, and the rendezvous store is
+on a third. Each case trains for real, breaks one thing, and checks what is promised of it; each run must report every
+step once, with the rows that belong to it. Exit code 1 if a promise was broken.
 """
 
 import argparse
@@ -45,6 +45,7 @@ class Place:
     agents: list[Program]
 
     def lines(self) -> list[dict[str, Any]]:
+        """Reports of the training so far."""
         return self.job.lines()
 
 
@@ -105,7 +106,7 @@ def slow_link(place: Place) -> dict[str, float]:
     before = _step_ms(place)
     step = place.job.last_step()
     place.second.limit("10mbit")
-    place.job.await_step(step + 30, PATIENCE_S)
+    place.job.await_step(step + 50, PATIENCE_S)
     after = statistics.median(line["step_ms"] for line in place.lines() if line["step"] > step + 1)
     if any("straggler" in line for line in place.lines()):
         raise AssertionError("a rank was called slow")
@@ -139,6 +140,7 @@ def main() -> int:
     reason = namespaces.why_not()
     if reason:
         parser.error(reason)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the hosts are taken down on the way out
     names = options.cases.split(",")
     with tempfile.TemporaryDirectory() as folder:
         data = _clicks(Path(folder))

@@ -15,8 +15,10 @@ from dlrm_dist.waiting import Waiting
 
 SLOW = 1.5
 """A rank that needs so many times the median of the others is slow..."""
-REPORTS = 3
-"""...and a straggler when it was so in so many reports on end."""
+TIMES = 3
+"""...and a straggler when it was so so many times on end, each over..."""
+STEPS = 10
+"""...so many steps at least: four ranks on two busy cores were slow by chance for 15 steps in turn."""
 
 
 class Pace:
@@ -37,11 +39,11 @@ class Pace:
         self._steps += 1
 
     def report(self) -> dict[str, Any]:
-        """Figures of the steps since the last report; empty for one rank. Collective.
+        """Figures of the steps since they were last given; empty for one rank, and for few steps. Collective.
 
         `own_ms`: of a step, by which ranks; `straggler`: a rank that has been slow for long enough.
         """
-        if self._here.world_size == 1:
+        if self._here.world_size == 1 or self._steps < STEPS:
             return {}
         if not self._hosts:
             self._hosts = self._here.gather(socket.gethostname())
@@ -53,12 +55,12 @@ class Pace:
         found: dict[str, Any] = {
             "own_ms": {"median": statistics.median(own_ms), "max": own_ms[slowest], "slowest_rank": slowest}
         }
-        if self._slow.get(slowest, 0) >= REPORTS:
+        if self._slow.get(slowest, 0) >= TIMES:
             found["straggler"] = {
                 "rank": slowest,
                 "host": self._hosts[slowest],
-                "times": ratios[slowest],
-                "reports": self._slow[slowest],
+                "ratio": ratios[slowest],
+                "times_on_end": self._slow[slowest],
             }
         return found
 
@@ -74,6 +76,6 @@ def describe(line: dict[str, Any]) -> str:
     """A report's straggler in words."""
     found, own = line["straggler"], line["own_ms"]
     return (
-        f"rank {found['rank']} on {found['host']} needs {found['times']:.1f} x the median step of the others: "
-        f"{own['max']:.1f} ms of its own, for {found['reports']} reports; all ranks wait for it"
+        f"rank {found['rank']} on {found['host']} needs {found['ratio']:.1f} x the median step of the others: "
+        f"{own['max']:.1f} ms of its own; all ranks wait for it"
     )

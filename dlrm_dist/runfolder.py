@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dlrm_dist import __version__, pace
+from dlrm_dist import __version__, pace, tries
 from dlrm_dist.config import Config
 from dlrm_dist.errors import UserError
 from dlrm_dist.listeners import Line, Listener
@@ -25,7 +25,9 @@ from dlrm_dist.sections import RunSection
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchx", "pyarrow", "numpy")
 
 _LOCK_SECONDS = 2.0
-"""A restarted run may find the killed one's lock for a moment."""
+"""A restarted run may find the killed one's lock for a moment..."""
+_LOCK_SECONDS_OF_A_RESTART = 60.0
+"""...and a job that has lost a host that of ranks there, which are cut off and still about to end."""
 
 
 def check(section: RunSection, resumes: bool = False) -> None:
@@ -171,6 +173,8 @@ class Console(Listener):
 
     def _name_straggler(self, line: Line) -> None:
         """Once for as long as it is the same rank."""
+        if "own_ms" not in line:
+            return
         straggler = line["straggler"]["rank"] if "straggler" in line else None
         if straggler not in (None, self._straggler):
             print(f"warning: {pace.describe(line)}", flush=True)
@@ -220,7 +224,7 @@ def _lock(path: Path) -> FileLock:
     """The folder's lock, taken. The system drops it with its process, however that ends."""
     lock = FileLock(path / state.LOCK)
     try:
-        lock.acquire(timeout=_LOCK_SECONDS)
+        lock.acquire(timeout=_LOCK_SECONDS_OF_A_RESTART if tries.is_restart() else _LOCK_SECONDS)
     except Timeout:
         raise UserError(
             f"{path}: another run is using this folder; wait for its end, or choose another --run.name"

@@ -168,17 +168,17 @@ def session(section: RuntimeSection) -> Iterator[Session]:
         torch.cuda.set_device(device)
     timeout = timedelta(seconds=section.timeout_s)
     store = tries.store_of_this_try(timeout, global_rank())
-    dist.init_process_group(
-        backend="nccl" if device.type == "cuda" else "gloo",
-        store=store,
-        rank=global_rank(),
-        world_size=world_size(),
-        timeout=timeout,
-    )
-    control = dist.new_group(backend="gloo", timeout=timeout)
+    place = (global_rank(), world_size(), local_rank, local_world_size())
     roll_call = dist.PrefixStore("roll_call", store)
     with lost_ranks.named(roll_call, global_rank(), world_size(), local_world_size(), section.timeout_s):
-        place = (global_rank(), world_size(), local_rank, local_world_size())
+        dist.init_process_group(
+            backend="nccl" if device.type == "cuda" else "gloo",
+            store=store,
+            rank=global_rank(),
+            world_size=world_size(),
+            timeout=timeout,
+        )
+        control = dist.new_group(backend="gloo", timeout=timeout)
         yield Session(*place, device, threads, timeout, control, store)
     # Only on the good way out: without the barrier a rank that leaves early aborted others (2 of 5 good runs of 4
     # ranks); after an exception a barrier would wait for ranks that never come.

@@ -15,6 +15,8 @@ _COLLECTIVES = (
     ("Meter.", "the sum of the losses"),
     ("MetricState.", "the sum of the scores"),
     ("Checkpoints.", "the writing of a checkpoint"),
+    ("init_process_group", "the first meeting of all ranks"),
+    ("new_group", "the first meeting of all ranks"),
     ("_summed", "the sums of batch normalisation"),
     ("SplitsAllToAll", "the exchange of ids"),
     ("KJTAllToAll", "the exchange of ids"),

@@ -26,12 +26,14 @@ def test_a_rank_is_compared_with_the_median_of_the_others():
     assert times_the_others([10.0, 10.0, 30.0, 20.0]) == [0.5, 0.5, 3.0, 2.0]
 
 
-def test_a_straggler_is_named_when_it_was_slow_in_three_reports_on_end(monkeypatch):
+def test_a_straggler_is_named_when_it_was_slow_in_three_reports_on_end_of_ten_steps_or_more(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "beta")
     pace = Pace(Ranks(), Waiting())
     found = []
     for own_ms in (16.0, 16.0, 14.0, 16.0, 16.0, 21.0):
-        pace._seconds, pace._steps = own_ms / 1e3 * 5, 5
+        pace._seconds, pace._steps = 9.9, 9
+        assert pace.report() == {}
+        pace._seconds, pace._steps = own_ms / 1e3 * 10, 10
         found.append(pace.report())
     assert [("straggler" in each) for each in found] == [False] * 5 + [True]
     assert found[-1]["own_ms"] == {"median": 10.0, "max": pytest.approx(21.0), "slowest_rank": 2}

@@ -1,0 +1,91 @@
+"""An agent that hangs in a call to its store, as one that is cut off does: it ends, or begins again, all the same."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from tests.helpers import ROOT
+
+AGENT = """
+import ctypes, signal, subprocess, sys
+from launch import watchdog
+from launch.rendezvous import Endpoint
+watchdog._LOST_S, watchdog._MARGIN_S = 1.5, 0.5
+signal.signal(signal.SIGTERM, lambda *_: None)
+print("begun", flush=True)
+child = subprocess.Popen(["sleep", "60"]) if "child" in sys.argv else None
+with watchdog.Watchdog(Endpoint("127.0.0.1", int(sys.argv[1])), may_return="return" in sys.argv):
+    print("watched", child and child.pid, flush=True)
+    libc = ctypes.CDLL(None)
+    while True:
+        libc.pause()
+"""
+"""Its main thread runs no Python code any more: handlers of signals do not come to it."""
+
+
+@contextmanager
+def agent(port, *words):
+    process = subprocess.Popen(
+        [sys.executable, "-c", AGENT, str(port), *words],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+@pytest.fixture
+def silent_port():
+    """Takes connections and never answers, as far as a program can tell from a host that was cut off."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_an_agent_without_its_store_ends_where_no_restart_is_wanted(silent_port):
+    with agent(silent_port) as process:
+        assert process.wait(30) == 1
+        assert "has not answered for" in process.stdout.read()
+
+
+def test_it_begins_again_where_restarts_are_wanted(silent_port):
+    with agent(silent_port, "return") as process:
+        said = [process.stdout.readline().strip() for _ in range(4)]
+    assert said[0] == said[3] == "begun" and "to join the job again" in said[2]
+
+
+def test_a_request_to_stop_ends_it_and_its_ranks(silent_port):
+    """With a rank left it would wait on: the rank may train without the store."""
+    with agent(silent_port, "child") as process:
+        assert process.stdout.readline() == "begun\n"
+        child = int(process.stdout.readline().split()[1])
+        time.sleep(2.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 75
+    assert subprocess.run(["ps", "-o", "state=", "-p", str(child)], capture_output=True).stdout.strip() in (b"", b"Z")
+
+
+def run_store(*words):
+    command = [sys.executable, "-m", "launch.store", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_a_store_ends_when_nobody_needs_it():
+    done = run_store("--port", "0", "--idle-s", "1")
+    assert done.returncode == 0 and done.stdout.startswith("rendezvous store on port ")
+
+
+def test_a_store_refuses_a_taken_port(silent_port):
+    done = run_store("--port", str(silent_port))
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(f"error: --port {silent_port}: ")
