@@ -83,9 +83,9 @@ def validate_folders(config: Config) -> None:
         UserError: the run's name is taken; one may not write there.
     """
     runfolder.check(config.run, config.train.resume == "auto")
-    check_can_make(config.run.folder, "run.folder")
+    _check_can_make(config.run.folder, "run.folder")
     if planted.is_wanted(config.data):
-        check_can_make(config.data.path, "data.path")
+        _check_can_make(config.data.path, "data.path")
 
 
 def _check_micro_batches(section: TrainSection, model: ModelSection, world_size: int) -> None:
@@ -130,7 +130,7 @@ def _validate_sharding(section: ShardingSection, batch_sizes: dict[str, int], wo
     return placed
 
 
-def check_can_make(path: Path, key: str) -> None:
+def _check_can_make(path: Path, key: str) -> None:
     """Refuse a folder that is none, or that cannot be made where it is to be."""
     nearest = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from dlrm_dist.data import files
 from dlrm_dist.doctor import clocks, disk, host, links
 from dlrm_dist.doctor.clocks import Skew
 from dlrm_dist.doctor.disk import Transfer
@@ -71,7 +72,7 @@ def examine(here: Session, data: str | None, storage: Path | None, is_quick: boo
     lines = _lines(here, 1.2 * share)
     reads: Sequence[Transfer] = ()
     if data is not None:
-        _tell(here, f"reading {data}")
+        _tell(here, f"reading {files.without_secrets(data)}")
         reads = here.gather(disk.read(data, here, 3.0 * share))
     sights: Sequence[bool] = ()
     writes: Sequence[Transfer] = ()
@@ -88,7 +89,7 @@ def examine(here: Session, data: str | None, storage: Path | None, is_quick: boo
         speeds=speeds,
         lines=lines,
         skews=skews,
-        data=data,
+        data=None if data is None else files.without_secrets(data),
         reads=[*reads],
         storage=storage,
         sights=[*sights],
