@@ -78,7 +78,10 @@ def find_below(given: str | Path) -> list[File]:
         is_folder = system.get_file_info(path).type == fs.FileType.Directory
     except (OSError, ValueError, ImportError):
         is_folder = False
-    return find(f"{text.rstrip('/')}/**" if is_folder else text)
+    if not is_folder:
+        return find(text)
+    folder, mark, settings = text.partition("?") if "://" in text else (text, "", "")
+    return find(f"{folder.rstrip('/')}/**{mark}{settings}")
 
 
 def check_distinct(files: list[File]) -> None:

@@ -107,10 +107,10 @@ def latency(lines: Sequence[Line], scope: str, collective: str = "all-to-all") -
 
 
 def _operation(collective: str, elements: int, group: dist.ProcessGroup, device: torch.device) -> Callable[[], Any]:
-    held = torch.zeros(elements, device=device)  # sums of zeros do not overflow
+    held = torch.zeros(elements, device=device).fill_(0)  # zeros, whose sums do not overflow, in pages that are there
     if collective == "all-reduce":
         return lambda: dist.all_reduce(held, group=group)
-    received = torch.empty_like(held)
+    received = held.clone()
     return lambda: dist.all_to_all_single(received, held, group=group)
 
 

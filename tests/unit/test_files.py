@@ -110,6 +110,10 @@ def test_files_on_s3(tmp_path, s3):
     )
     client.put_object(Bucket="logs", Key="days/day_2", Body="".join(map(kaggle_row, range(20, 30))).encode())
     client.put_object(Bucket="logs", Key="days/.hidden", Body=b"x")
+    assert [each.name for each in files.find_below("s3://logs" + where)] == [
+        "s3://logs/days/day_1.gz",
+        "s3://logs/days/day_2",
+    ]
     (tmp_path / "schema.toml").write_text(SCHEMA)
     pq.write_table(foreign(40), tmp_path / "a.parquet")
     client.put_object(Bucket="logs", Key="a.parquet", Body=(tmp_path / "a.parquet").read_bytes())
