@@ -33,6 +33,8 @@ class Transfer:
     seconds: float
     problem: str = ""
     """Why it could not; empty if it could."""
+    is_all: bool = False
+    """Whether there was no more to move before time was up."""
 
 
 def mb_s(transfers: Sequence[Transfer]) -> float:
@@ -97,7 +99,7 @@ def _for_so_long(work: Callable[[], int], lasting: float) -> Transfer:
         try:
             moved += work()
         except StopIteration:
-            break
+            return Transfer(moved, elapsed, is_all=True)
         except OSError as error:
             return Transfer(moved, elapsed, str(error))
     return Transfer(moved, time.perf_counter() - started)

@@ -9,6 +9,8 @@ from dlrm_dist.planning.cluster import Cluster
 
 _ROW_BYTES = 160
 """Of a Criteo row: 40 columns of 4 bytes."""
+_FEW_BYTES = 32 << 20
+"""Data of less says nothing of the rate: most of the time goes into opening it."""
 _WRITE_MB_S = 50.0
 """Of a host: a checkpoint of 10 GB takes 3 minutes then."""
 _CHECKPOINT_GB = 10
@@ -33,8 +35,9 @@ def _failures(transfers: Sequence[Transfer], found: Found, what: str, expected: 
 
 
 def _sight(found: Found) -> Iterator[Finding]:
-    blind = [number for number in range(found.hosts) if not all(found.sights[rank] for rank in found.of_host(number))]
-    if found.sights and blind:
+    hosts = range(found.hosts if found.sights else 0)
+    blind = [number for number in hosts if not all(found.sights[rank] for rank in found.of_host(number))]
+    if blind:
         names = ", ".join(found.name(number) for number in blind)
         yield Finding(
             "broken",
@@ -48,7 +51,11 @@ def _sight(found: Found) -> Iterator[Finding]:
 
 def _slow_reads(found: Found, known: Cluster) -> Iterator[Finding]:
     good = [each for each in found.reads if not each.problem]
-    if not good or len(good) < found.ranks:
+    if (
+        not good
+        or len(good) < found.ranks
+        or sum(each.bytes for each in good) < _FEW_BYTES * all(each.is_all for each in good)
+    ):
         return
     rate, expected = mb_s(good) / found.ranks, known.value("input_gb_s") * 1e3
     if rate < expected / 2:

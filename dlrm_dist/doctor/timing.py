@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from dlrm_dist.runtime import Session
+
+_MOST_CALLS = 10_000
 
 
 def agreed_seconds(work: Callable[[], Any], calls: int, here: Session) -> float:
@@ -37,16 +40,18 @@ def steady_seconds(work: Callable[[], Any], lasting: float, here: Session) -> fl
 
 
 def own_seconds(work: Callable[[], Any], lasting: float, here: Session) -> float:
-    """Of a call, on this rank, while all ranks do the same. Collective."""
+    """Of a call, the median on this rank, while all ranks do the same for about so many seconds. Collective."""
     work()
-    calls = max(1, int(lasting / max(agreed_seconds(work, 1, here), 1e-9)))
+    calls = min(_MOST_CALLS, max(3, int(lasting / max(agreed_seconds(work, 1, here), 1e-9))))
     dist.barrier(group=here.control)
-    started = time.perf_counter()
+    times = []
     for _ in range(calls):
+        started = time.perf_counter()
         work()
-    if here.device.type == "cuda":
-        torch.cuda.synchronize(here.device)
-    return (time.perf_counter() - started) / calls
+        if here.device.type == "cuda":
+            torch.cuda.synchronize(here.device)
+        times.append(time.perf_counter() - started)
+    return median(times)
 
 
 def slowest(seconds: float, here: Session) -> float:
