@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from dlrm_dist.doctor import clocks, disk, host, links
+from dlrm_dist.doctor import clocks, disk, host, layout_findings, links
 from dlrm_dist.doctor.clocks import Skew
 from dlrm_dist.doctor.disk import Transfer
 from dlrm_dist.doctor.host import Facts
@@ -64,7 +64,9 @@ def examine(here: Session, data: str | None, storage: Path | None, is_quick: boo
     started = time.perf_counter()
     share = 1 / _QUICKER if is_quick else 1.0
     _tell(here, "versions, cores, limits, clocks")
-    facts, skews = here.gather(host.facts(here)), clocks.skews(here)
+    facts = here.gather(host.facts(here))
+    layout_findings.check(facts)
+    skews = clocks.skews(here)
     _tell(here, "memory and arithmetic")
     speeds = here.gather(speed(here, 1.0 * share))
     _tell(here, "links")
