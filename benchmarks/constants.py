@@ -6,14 +6,13 @@ All ranks work at the same time, as in training: what they share (memory, cores)
 """
 
 import json
-import time
-from collections.abc import Callable
-from statistics import median
 
 import torch
 import torch.distributed as dist
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
+from dlrm_dist.doctor.speed import copy_gb_s, tflop_s
+from dlrm_dist.doctor.timing import own_seconds, steady_seconds
 from dlrm_dist.models.build import build_model
 from dlrm_dist.runtime import Session, session
 from dlrm_dist.sections import ModelSection, RuntimeSection
@@ -21,30 +20,11 @@ from dlrm_dist.sections import ModelSection, RuntimeSection
 GB = 1e9
 
 
-def seconds(work: Callable[[], object], repeats: int = 15) -> float:
-    """Median seconds of `work`, every rank starting together."""
-    work()
-    times = []
-    for _ in range(repeats):
-        dist.barrier()
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return median(times)
+_LASTING = 0.5
+"""Seconds of a measurement, about."""
 
 
-def copy_gb_s() -> float:
-    source = torch.rand(16 << 20)
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / seconds(lambda: target.copy_(source)) / GB
-
-
-def tflop_s(dtype: torch.dtype) -> float:
-    a, b = torch.rand(2048, 2048, dtype=dtype), torch.rand(2048, 2048, dtype=dtype)
-    return 2 * 2048**3 / seconds(lambda: a @ b) / 1e12
-
-
-def dense_tflop_s(batch: int) -> float:
+def dense_tflop_s(batch: int, here: Session) -> float:
     """Forward and backward of the dense layers of the sample model, a rank's share of a batch of 2,048."""
     section = ModelSection(bottom_mlp=(512, 256, 64, 16), top_mlp=(512, 256, 1))
     model = build_model(section, 13, [(f"C{i}", 10) for i in range(26)], 0, torch.device("cpu"))
@@ -58,7 +38,7 @@ def dense_tflop_s(batch: int) -> float:
 
     with FlopCounterMode(display=False) as counter:
         step()
-    return counter.get_total_flops() / seconds(step) / 1e12
+    return counter.get_total_flops() / own_seconds(step, _LASTING, here) / 1e12
 
 
 def lookup(rows: int, dim: int, batch: int, here: Session) -> tuple[float, float]:
@@ -76,34 +56,34 @@ def lookup(rows: int, dim: int, batch: int, here: Session) -> tuple[float, float
     )
     ids = torch.randint(rows, (26 * batch,))
     offsets = torch.arange(26 * batch + 1)
-    forward = seconds(lambda: kernel(ids, offsets))
+    forward = own_seconds(lambda: kernel(ids, offsets), _LASTING, here)
 
     def step() -> None:
         kernel(ids, offsets).sum().backward()
 
-    return forward * 1e3, (seconds(step) - forward) * 1e3
+    return forward * 1e3, (own_seconds(step, _LASTING, here) - forward) * 1e3
 
 
 def main() -> None:
     with session(RuntimeSection(device="cpu")) as here:
         world_size = here.world_size
         size = 4 << 20
-        buffer = torch.rand(size)
+        buffer = torch.zeros(size)
         out = torch.empty_like(buffer)
         small, small_out = torch.rand(world_size), torch.rand(world_size)
         share = (world_size - 1) / world_size
-        exchange = seconds(lambda: dist.all_to_all_single(out, buffer))
-        reduce = seconds(lambda: dist.all_reduce(buffer))
+        exchange = steady_seconds(lambda: dist.all_to_all_single(out, buffer), _LASTING, here)
+        reduce = steady_seconds(lambda: dist.all_reduce(buffer), _LASTING, here)
         found = {
             "ranks": world_size,
             "threads": here.threads,
-            "copy_gb_s": copy_gb_s(),
+            "copy_gb_s": copy_gb_s(here, here.device, _LASTING),
             "all_to_all_gb_s": buffer.nbytes * share / exchange / GB,
             "all_reduce_gb_s": 2 * share * buffer.nbytes / reduce / GB,
-            "latency_us": seconds(lambda: dist.all_to_all_single(small_out, small), 100) * 1e6,
-            "fp32_tflop_s": tflop_s(torch.float32),
-            "bf16_tflop_s": tflop_s(torch.bfloat16),
-            "dense_tflop_s": dense_tflop_s(2048 // world_size),
+            "latency_us": steady_seconds(lambda: dist.all_to_all_single(small_out, small), _LASTING, here) * 1e6,
+            "fp32_tflop_s": tflop_s(here, torch.float32, _LASTING),
+            "bf16_tflop_s": tflop_s(here, torch.bfloat16, _LASTING),
+            "dense_tflop_s": dense_tflop_s(2048 // world_size, here),
         }
         for dim in (16, 128):
             rows, batch = 100_000, 2048

@@ -65,6 +65,7 @@ def _examine(options: argparse.Namespace, here: "Session") -> int:
     from dlrm_dist.doctor.findings import findings
 
     here.from_main(lambda: _check(options))
+    _check_hosts(here)
     found = examine(here, options.data, options.storage, options.quick)
     amiss = findings(found, cluster_file.known_cluster(found))
     if here.is_main:
@@ -79,23 +80,34 @@ def _examine(options: argparse.Namespace, here: "Session") -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot be, before anything is measured."""
-    from dlrm_dist.preflight import check_can_make  # here, for it loads PyTorch
-
     if options.data is not None:
         files.find_below(options.data)
-    if options.storage is not None and not options.storage.is_dir():
-        raise UserError(f"--storage {options.storage}: no such folder; allowed: a folder of runs; make it first")
     if options.storage is not None:
-        check_can_make(options.storage, "--storage")
+        _check_folder(options.storage, "--storage", options.storage)
     if options.out is None:
         return
     if options.out.suffix != ".toml":
         raise UserError(f"--out {options.out}: a cluster file's name ends in .toml; choose such a name")
     if options.out.exists():
         raise UserError(f"--out {options.out}: is there already; allowed: a new file; choose another or remove it")
-    if not options.out.parent.is_dir():
-        raise UserError(f"--out {options.out}: there is no folder {options.out.parent}; make it first")
-    check_can_make(options.out.parent, "--out")
+    _check_folder(options.out.parent, "--out", options.out)
+
+
+def _check_folder(folder: Path, key: str, given: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{key} {given}: there is no folder {folder}; allowed: one that is there; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{key} {given}: {folder} is not a folder one may write to; choose another")
+
+
+def _check_hosts(here: "Session") -> None:
+    """Refuse hosts that differ in their ranks: which ranks are on one host would not be known. Collective."""
+    sizes = here.gather(here.local_world_size)
+    if len(set(sizes)) > 1 or here.world_size % sizes[0]:
+        raise UserError(
+            f"hosts of {', '.join(map(str, sorted(set(sizes))))} ranks, {here.world_size} in all; allowed: as many on "
+            "each host; start them with one --nproc-per-node"
+        )
 
 
 def _runtime_keys(words: Sequence[str]) -> list[str]:

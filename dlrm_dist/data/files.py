@@ -45,7 +45,7 @@ def find(given: str | Path, out: Path | None = None) -> list[File]:
         UserError: there is none, or they cannot be listed.
     """
     text = os.fspath(given)
-    shown = _without_secrets(text)
+    shown = without_secrets(text)
     try:
         system, path = _filesystem(text)
         found = _glob(system, path) if _is_glob(text) else [system.get_file_info(path)]
@@ -167,6 +167,6 @@ def _natural(file: File) -> list[tuple[int, str]]:
     return [(int(word), "") if word.isdigit() else (-1, word) for word in re.split(r"([0-9]+)", file.path)]
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
     """A URL without its user, password and options, which may be keys."""
     return re.sub(r"://[^/@]*@", "://", text).split("?")[0] if "://" in text else text

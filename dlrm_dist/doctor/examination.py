@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from dlrm_dist.doctor import clocks, disk, host, layout_findings, links
+from dlrm_dist.data import files
+from dlrm_dist.doctor import clocks, disk, host, links
 from dlrm_dist.doctor.clocks import Skew
 from dlrm_dist.doctor.disk import Transfer
 from dlrm_dist.doctor.host import Facts
@@ -65,7 +66,6 @@ def examine(here: Session, data: str | None, storage: Path | None, is_quick: boo
     share = 1 / _QUICKER if is_quick else 1.0
     _tell(here, "versions, cores, limits, clocks")
     facts = here.gather(host.facts(here))
-    layout_findings.check(facts)
     skews = clocks.skews(here)
     _tell(here, "memory and arithmetic")
     speeds = here.gather(speed(here, 1.0 * share))
@@ -73,7 +73,7 @@ def examine(here: Session, data: str | None, storage: Path | None, is_quick: boo
     lines = _lines(here, 1.2 * share)
     reads: Sequence[Transfer] = ()
     if data is not None:
-        _tell(here, f"reading {data}")
+        _tell(here, f"reading {files.without_secrets(data)}")
         reads = here.gather(disk.read(data, here, 3.0 * share))
     sights: Sequence[bool] = ()
     writes: Sequence[Transfer] = ()
@@ -90,7 +90,7 @@ def examine(here: Session, data: str | None, storage: Path | None, is_quick: boo
         speeds=speeds,
         lines=lines,
         skews=skews,
-        data=data,
+        data=None if data is None else files.without_secrets(data),
         reads=[*reads],
         storage=storage,
         sights=[*sights],

@@ -4,20 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from dlrm_dist.doctor.finding import Finding
 from dlrm_dist.doctor.host import Facts
-from dlrm_dist.errors import UserError
 
 _WAY_OUT = "set LOCAL_WORLD_SIZE to the ranks of one host and number them host by host, as torchrun does"
-
-
-def check(facts: Sequence[Facts]) -> None:
-    """Raise a UserError unless all hosts have equally many ranks, as plans need them and groups are made for."""
-    ranks_per_host = {each.local_world_size for each in facts}
-    if len(ranks_per_host) > 1:
-        said = ", ".join(dict.fromkeys(f"{each.host} {each.local_world_size}" for each in facts))
-        raise UserError(f"ranks of each host (LOCAL_WORLD_SIZE): {said}; allowed: equally many; start so many on each")
-    (local,) = ranks_per_host
-    if len(facts) % local:
-        raise UserError(f"{len(facts)} ranks do not fill hosts of {local} (LOCAL_WORLD_SIZE); {_WAY_OUT}")
 
 
 def findings(facts: Sequence[Facts]) -> Iterator[Finding]:

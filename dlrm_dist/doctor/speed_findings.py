@@ -51,7 +51,7 @@ def _link(found: Found, known: Cluster, scope: str, key: str, ranks: int) -> Ite
     yield Finding(
         "warning",
         scope,
-        f"all-to-all {rate * 1e3:,.0f} MB/s a rank",
+        f"{rate * 1e3:,.0f} MB/s a rank",
         f"{expected * 1e3:,.0f} MB/s (cluster {known.name})",
         f"the exchange of {_ROWS:,} rows a rank x {_TABLES} tables x {_DIM}, there and back, takes {seconds:.2g} s a "
         "step",
