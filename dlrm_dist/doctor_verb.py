@@ -43,7 +43,12 @@ def _doctor(options: argparse.Namespace) -> int:
     from dlrm_dist.runtime import session
 
     with session(runtime) as here:
-        return _examine(options, here)
+        try:
+            return _examine(options, here)
+        except UserError as error:
+            # All ranks meet it alike, and leave in order: in 1 of 2 runs a rank that left at once aborted in a thread.
+            refused = error
+    raise refused
 
 
 def _load_torch() -> None:

@@ -81,7 +81,7 @@ def write_alone(folder: Path, lasting: float, sharing: int) -> Transfer:
         if most < _FIRST_PIECE:
             return Transfer(0, 0.0, f"{folder}: is nearly full: {free >> 20:,} MiB are free")
         with NamedTemporaryFile(dir=folder, prefix=_PREFIX) as file:
-            pieces = _pieces(most)
+            pieces = _pieces(secrets.token_bytes(min(most, _LARGEST_PIECE)), most)
             return _for_so_long(lambda: _write_synced(file.fileno(), next(pieces)), lasting)
     except OSError as error:
         return Transfer(0, 0.0, f"{folder}: cannot be written: {error.strerror}")
@@ -140,13 +140,13 @@ def _read_block(file: File, start: int) -> int:
         return len(source.read(_BLOCK))
 
 
-def _pieces(most: int) -> Iterator[memoryview]:
+def _pieces(data: bytes, most: int) -> Iterator[memoryview]:
     """What to write, each piece as long as all before it together, up to `most` bytes in all."""
-    data, done, size = memoryview(secrets.token_bytes(_LARGEST_PIECE)), 0, _FIRST_PIECE
+    done, size = 0, _FIRST_PIECE
     while done + size <= most:
-        yield data[:size]
+        yield memoryview(data)[:size]
         done += size
-        size = min(done, _LARGEST_PIECE)
+        size = min(done, len(data))
 
 
 def _write_synced(descriptor: int, piece: memoryview) -> int:

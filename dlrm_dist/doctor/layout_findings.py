@@ -25,7 +25,8 @@ def findings(facts: Sequence[Facts]) -> Iterator[Finding]:
                 _WAY_OUT,
             )
     firsts = [several[0] for several in names]
-    for name in sorted({name for name in firsts if firsts.count(name) > 1}):
+    # A launcher that sets no LOCAL_WORLD_SIZE, such as mpirun, makes a host of every rank.
+    for name in sorted({name for name in firsts if local == 1 and firsts.count(name) > 1}):
         yield Finding(
             "warning",
             f"host name {name}",
