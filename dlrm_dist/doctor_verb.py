@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dlrm_dist import config as config_module
 from dlrm_dist import local_ranks
 from dlrm_dist.data import files
-from dlrm_dist.errors import UserError
+from dlrm_dist.errors import RunFailedError, UserError, first_line
 
 if TYPE_CHECKING:
     from dlrm_dist.runtime import Session
@@ -39,10 +39,29 @@ def _doctor(options: argparse.Namespace) -> int:
         if ranks > 1:
             return local_ranks.run_verb(options.words, ranks)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before PyTorch is loaded: see launch/train.py
+    _load_torch()
     from dlrm_dist.runtime import session
 
     with session(runtime) as here:
-        return _examine(options, here)
+        try:
+            return _examine(options, here)
+        except UserError as error:
+            # All ranks meet it alike, and leave in order: in 1 of 2 runs a rank that left at once aborted in a thread.
+            refused = error
+    raise refused
+
+
+def _load_torch() -> None:
+    """Import PyTorch, without which nothing else can be examined.
+
+    Raises:
+        RunFailedError: it cannot be imported.
+    """
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:  # the second is a library's that misses a symbol
+        way_out = "install the pins of pyproject.toml: make"
+        raise RunFailedError(f"broken: torch cannot be imported: {first_line(error)}; {way_out}") from None
 
 
 def _examine(options: argparse.Namespace, here: "Session") -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dlrm_dist.doctor import links
 from dlrm_dist.doctor.examination import Found
+from dlrm_dist.doctor.host import cores_of
 from dlrm_dist.planning.cluster import Cluster, Constant, Constants, cluster_of_device, load_cluster
 
 
@@ -50,7 +51,7 @@ def known_cluster(found: Found) -> Cluster:
 
 def machine(found: Found) -> str:
     """The devices in words."""
-    cores = len(found.facts[0].cores)
+    cores = cores_of([found.facts[rank] for rank in found.of_host(0)])
     hosts = f"{found.hosts} host{'s' * (found.hosts > 1)} of {cores} cores"
     return f"{found.ranks} ranks on {hosts}, {found.facts[0].device}"
 

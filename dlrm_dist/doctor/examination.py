@@ -65,7 +65,8 @@ def examine(here: Session, data: str | None, storage: Path | None, is_quick: boo
     started = time.perf_counter()
     share = 1 / _QUICKER if is_quick else 1.0
     _tell(here, "versions, cores, limits, clocks")
-    facts, skews = here.gather(host.facts(here)), clocks.skews(here)
+    facts = here.gather(host.facts(here))
+    skews = clocks.skews(here)
     _tell(here, "memory and arithmetic")
     speeds = here.gather(speed(here, 1.0 * share))
     _tell(here, "links")

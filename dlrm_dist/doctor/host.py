@@ -7,11 +7,13 @@ import re
 import resource
 import shutil
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from dlrm_dist import cores
 from dlrm_dist.errors import first_line
 from dlrm_dist.packages import FBGEMM, installed
 from dlrm_dist.planning.cluster import GIB
@@ -43,6 +45,8 @@ class Facts:
     """Of /dev/shm; None if there is none."""
     open_files: int
     """That this process may have open."""
+    quota: float | None = None
+    """Cores' worth of time that a container grants; None where nothing limits it."""
 
 
 def facts(here: Session) -> Facts:
@@ -64,6 +68,7 @@ def facts(here: Session) -> Facts:
         device_memory_gib=torch.cuda.get_device_properties(here.device).total_memory / GIB if on_gpu else 0.0,
         shm_gib=shutil.disk_usage(shm).total / GIB if shm.is_dir() else None,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        quota=min(cores.quotas(), default=None),
     )
 
 
@@ -87,6 +92,13 @@ def _kernels_problem() -> str:
 def usable_cores() -> tuple[int, ...]:
     """The cores that this process may use."""
     return tuple(sorted(os.sched_getaffinity(0)))
+
+
+def cores_of(facts: Sequence[Facts]) -> int:
+    """The cores that ranks of one host may use together."""
+    bound = len({core for each in facts for core in each.cores})
+    quotas = [each.quota for each in facts if each.quota is not None]
+    return max(1, min([bound, *map(int, quotas)]))
 
 
 def memory_gib() -> tuple[float, float]:

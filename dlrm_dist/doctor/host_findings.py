@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dlrm_dist.doctor.examination import Found
 from dlrm_dist.doctor.finding import Finding
+from dlrm_dist.doctor.host import cores_of
 from dlrm_dist.packages import mismatch
 
 _SHM_GIB = 1.0
@@ -18,6 +19,7 @@ _SKEW_S = 0.1
 def findings(found: Found) -> Iterator[Finding]:
     """In the order of the fields."""
     yield from _pairs(found)
+    yield from _torchrec(found)
     yield from _differences(found)
     for number in range(found.hosts):
         yield from _cores(found, number)
@@ -44,6 +46,21 @@ def _pairs(found: Found) -> Iterator[Finding]:
         )
 
 
+def _torchrec(found: Found) -> Iterator[Finding]:
+    """A TorchRec of another series than FBGEMM; where ranks differ, that is said already."""
+    pairs = {(each.versions["torchrec"], each.versions["fbgemm_gpu"]) for each in found.facts}
+    torchrec, fbgemm = next(iter(pairs))
+    if len(pairs) == 1 and torchrec.split(".")[:2] != fbgemm.split(".")[:2]:
+        yield Finding(
+            "broken",
+            "torchrec and fbgemm_gpu",
+            f"torchrec {torchrec} with fbgemm_gpu {fbgemm}",
+            "releases of one series, such as 1.8",
+            "TorchRec calls kernels that are not there, or are called otherwise",
+            "install the pins of pyproject.toml: make",
+        )
+
+
 def _differences(found: Found) -> Iterator[Finding]:
     for package in found.facts[0].versions:
         by_version: dict[str, list[int]] = {}
@@ -62,7 +79,7 @@ def _differences(found: Found) -> Iterator[Finding]:
 
 def _cores(found: Found, number: int) -> Iterator[Finding]:
     facts = [found.facts[rank] for rank in found.of_host(number)]
-    cores, threads = len({core for each in facts for core in each.cores}), sum(each.threads for each in facts)
+    cores, threads = cores_of(facts), sum(each.threads for each in facts)
     if threads > cores:
         yield Finding(
             "warning",

@@ -8,6 +8,7 @@ from dlrm_dist.doctor import links
 from dlrm_dist.doctor.disk import Transfer, mb_s
 from dlrm_dist.doctor.examination import Found
 from dlrm_dist.doctor.finding import Finding
+from dlrm_dist.doctor.host import cores_of
 from dlrm_dist.doctor.links import Line
 
 _TELLING = 1024
@@ -53,7 +54,7 @@ def _host(found: Found, number: int) -> dict[str, str]:
     return {
         "host": first.host,
         "ranks": _span(ranks),
-        "cores": str(len({core for each in facts for core in each.cores})),
+        "cores": str(cores_of(facts)),
         "threads": str(sum(each.threads for each in facts)),
         "memory GiB": f"{first.memory_gib:.1f}",
         "free": f"{first.available_gib:.1f}",
@@ -88,7 +89,11 @@ def _transfer(all_ranks: Sequence[Transfer], ranks: range) -> str:
     found = [all_ranks[rank] for rank in ranks if all_ranks]
     if not found:
         return ""
-    return "fails" if any(each.problem for each in found) else f"{mb_s(found):,.0f}"
+    if any(each.problem for each in found):
+        return "fails"
+    cached = [each.cached for each in found if each.cached is not None]
+    share = sum(cached) / len(cached) if cached else 0.0
+    return f"{mb_s(found):,.0f}" + (f" ({share:.0%} from memory)" if share else "")
 
 
 def _links(found: Found, scope: str) -> list[str]:
