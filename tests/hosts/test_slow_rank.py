@@ -14,8 +14,8 @@ def test_a_slow_rank_is_named_with_its_host_and_so_is_one_that_stands_still(two_
     job.await_step(15, 90)
     assert "warning: rank" not in first.output
     slow = pid_of(beta, 1)
-    with slowed(slow, 0.7):
-        said = first.wait_for(r"warning: rank 1 on beta needs (\S+) x the median step of the others: (\S+) ms", 60)
+    with slowed(slow, 0.9, period_s=0.1):
+        said = first.wait_for(r"warning: rank 1 on beta needs (\S+) x the median step of the others: (\S+) ms", 120)
     assert float(said.group(1)) > 1.5
     (told, *_) = [line for line in job.lines() if "straggler" in line]
     assert told["straggler"]["rank"] == told["own_ms"]["slowest_rank"] == 1

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from dlrm_dist.local_ranks import environments, wait
 from tests.helpers import ROOT
 from tests.hosts.conftest import TRAIN_ROWS
@@ -24,11 +26,12 @@ def on_one_host(folder, data):
             subprocess.Popen([str(word) for word in command], cwd=folder, env=environment, stdout=log, stderr=log)
             for environment in environments(4, 2)
         ]
-        codes = wait(ranks, 120)
+        codes = wait(ranks, 200)
     assert codes == [0] * 4, (folder / "log").read_text()[-3000:]
     return [json.loads(line) for line in (folder / "runs" / "mine" / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.timeout(450)
 def test_two_hosts_of_two_ranks_train_as_one_host_of_four_bit_for_bit(two_hosts, clicks, tmp_path):
     """gloo's ring of four ranks adds up in one order, wherever they are.
 
@@ -38,7 +41,7 @@ def test_two_hosts_of_two_ranks_train_as_one_host_of_four_bit_for_bit(two_hosts,
     job = Job(tmp_path / "two", clicks, alpha.address, "2", *WORDS)
     agents = [job.start(host) for host in (alpha, beta)]
     for agent in agents:
-        assert agent.wait(150) == 0
+        assert agent.wait(200) == 0
     alone = on_one_host(tmp_path / "one", clicks)
     for split, figures, count in (("train", ("step", "samples", "loss"), STEPS), ("valid", ("auc", "log_loss"), 1)):
         here, there = ([line for line in lines if line["split"] == split] for lines in (job.lines(split), alone))
