@@ -11,9 +11,14 @@ from pathlib import Path
 _CGROUPS = "sys/fs/cgroup"
 
 
+def bound() -> tuple[int, ...]:
+    """The cores that this process is bound to."""
+    return tuple(sorted(os.sched_getaffinity(0)))
+
+
 def usable(root: Path = Path("/")) -> int:
     """The number of cores, at least 1; `root` has `proc/` and `sys/`."""
-    return max(1, min([len(os.sched_getaffinity(0)), *(int(quota) for quota in quotas(root))]))
+    return max(1, min([len(bound()), *(int(quota) for quota in quotas(root))]))
 
 
 def quotas(root: Path = Path("/")) -> list[float]:

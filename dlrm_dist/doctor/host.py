@@ -61,7 +61,7 @@ def facts(here: Session) -> Facts:
         versions=versions(),
         kernels_problem=_kernels_problem(),
         device=torch.cuda.get_device_name(here.device) if on_gpu else processor(),
-        cores=usable_cores(),
+        cores=cores.bound(),
         threads=here.threads,
         memory_gib=total,
         available_gib=available,
@@ -87,11 +87,6 @@ def _kernels_problem() -> str:
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         return first_line(error)
     return "" if sums == [0, 1, 3] else f"a wrong cumulative sum: {sums}"
-
-
-def usable_cores() -> tuple[int, ...]:
-    """The cores that this process may use."""
-    return tuple(sorted(os.sched_getaffinity(0)))
 
 
 def cores_of(facts: Sequence[Facts]) -> int:
