@@ -1,7 +1,6 @@
 """What a rank finds on its host without measuring: versions, cores, memory, limits."""
 
 import importlib
-import os
 import platform
 import re
 import resource
