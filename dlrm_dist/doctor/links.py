@@ -96,7 +96,8 @@ def rate(lines: Sequence[Line], scope: str) -> float | None:
         return None
     if scope != BETWEEN:
         return [line for line in found if line.collective == "all-to-all"][-1].gb_s
-    large = [line for line in found if line.bytes >= _LARGE] or found[-1:]
+    largest = max(line.bytes for line in found)  # of a link too slow for large messages, in either collective
+    large = [line for line in found if line.bytes >= min(_LARGE, largest)]
     return max(line.gb_s for line in large)
 
 
