@@ -17,7 +17,7 @@ demo: $(READY) ## sets up, then makes clicks, prepares, plans, trains on 2 ranks
 	@echo; ls -t runs/*/result.json | head -n 1 | xargs $(BIN)/dlrm-dist result
 
 test: lint ## sets up, then lint, types and tests
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## style, format and types, without the tests
 	$(BIN)/ruff check

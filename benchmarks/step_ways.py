@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from dlrm_dist import config as configs
-from dlrm_dist import runtime, train
+from dlrm_dist import place, runtime, train
 from dlrm_dist.checkpoint.keeper import Checkpoints
 from dlrm_dist.config import Config
 from dlrm_dist.data.batch import ClickBatch
@@ -39,7 +39,7 @@ _PLAIN_OPTIMIZERS = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad, "ro
 def main(way: str, out: str, *words: str) -> None:
     config = configs.load(words)
     found = plain(config) if way == "plain" else projects(config, in_memory=way == "memory")
-    if runtime.global_rank() == 0:
+    if place.global_rank() == 0:
         Path(out).write_text(json.dumps({**found, "peak_MiB": peak_mib()}))
 
 
@@ -58,7 +58,7 @@ def projects(config: Config, in_memory: bool) -> dict[str, float]:
     # What is kept of a run has a benchmark of its own.
     with patch.object(Checkpoints, "save"), patch.object(SplitReader, "batches", batches):
         train.main(config)
-    if runtime.global_rank():
+    if place.global_rank():
         return {}
     lines = (config.run.folder / config.run.name / "metrics.jsonl").read_text().splitlines()
     first, *reports = [line for line in map(json.loads, lines) if line["split"] == "train"]
@@ -70,7 +70,7 @@ def projects(config: Config, in_memory: bool) -> dict[str, float]:
         waited += report["split_ms"]["input"] * steps / 1e3
     rows = before["samples"] - first["samples"]
     steady = cpu[config.train.log_every + _AHEAD :]
-    share = (len(steady) - 1) * config.train.batch_size / runtime.world_size()
+    share = (len(steady) - 1) * config.train.batch_size / place.world_size()
     return {
         "samples_per_s": rows / seconds,
         "samples_per_cpu_s": share / (steady[-1] - steady[0]),

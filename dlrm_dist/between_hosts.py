@@ -40,6 +40,6 @@ class HostSum:
         values = bucket.buffer()
         values /= dist.get_world_size()
         self.sum(values)
-        done: torch.futures.Future[Tensor] = torch.futures.Future()
+        done: torch.futures.Future[Tensor] = torch.futures.Future(devices=[values.device] if values.is_cuda else None)
         done.set_result(values)
         return done

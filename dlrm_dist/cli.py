@@ -16,13 +16,13 @@ from dlrm_dist import (
     doctor_verb,
     evaluate_verb,
     inspect_verb,
-    local_ranks,
     plan_verbs,
     runs_verbs,
     serving_verbs,
+    speaking,
     verify_verb,
 )
-from dlrm_dist.errors import RankError, RunFailedError, UserError
+from dlrm_dist.errors import RunFailedError, UserError
 
 if TYPE_CHECKING:
     from dlrm_dist.data.options import PrepareOptions
@@ -54,11 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         return options.run(options)
     except UserError as error:
-        # All ranks meet a wrong command alike, and one speaks; what one rank alone met, it says itself.
-        _say(error, local_ranks.global_rank() if isinstance(error, RankError) else 0)
+        speaking.say(error)
         return 2
     except RunFailedError as error:
-        _say(error, error.speaker)
+        speaking.say(error)
         return 1
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stdout = None
@@ -80,11 +79,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"unrecognized arguments: {' '.join(rest)}; see {options.prog} --help")
     options.config_keys, options.words = rest, words
     return options
-
-
-def _say(error: Exception, rank: int) -> None:
-    if local_ranks.global_rank() == rank:
-        print(f"error: {error}", file=sys.stderr)
 
 
 def _in_utf8(words: Sequence[str]) -> Sequence[str]:
@@ -237,7 +231,10 @@ def _add_ids(parser: argparse.ArgumentParser) -> None:
 
 
 def _hash_rows(text: str) -> int | tuple[int, ...]:
-    return tuple(map(int, text.split(","))) if "," in text else int(text)
+    try:
+        return tuple(map(int, text.split(","))) if "," in text else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a number of rows, or R1,R2,... of the tables") from None
 
 
 def _add_rows(parser: argparse.ArgumentParser) -> None:

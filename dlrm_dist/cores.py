@@ -5,10 +5,9 @@ stand still for the rest of it. Quotas are those of cgroups, version 1 or 2, at 
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-_CGROUPS = "sys/fs/cgroup"
+from dlrm_dist import cgroups
 
 
 def bound() -> tuple[int, ...]:
@@ -23,40 +22,15 @@ def usable(root: Path = Path("/")) -> int:
 
 def quotas(root: Path = Path("/")) -> list[float]:
     """Cores' worth of time that this process's cgroup and those around it grant; none where nothing limits it."""
-    return [quota for folder in _folders(root) for quota in (_version_2(folder), _version_1(folder)) if quota]
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    """The cgroups with the controller `cpu`, from the innermost to the outermost that can be seen from here.
-
-    A container may see its own as the top, while /proc names it by its path on the host: then only the top is there.
-    """
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # no cgroups, as on other systems than Linux
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        for name in {controllers, "cpu"} if controllers else ("", "unified"):
-            top = root / _CGROUPS / name
-            group = top / path.lstrip("/")
-            yield from (each for each in (group, *group.parents) if each.is_relative_to(top))
+    folders = cgroups.folders("cpu", root)
+    return [quota for folder in folders for quota in (_version_2(folder), _version_1(folder)) if quota]
 
 
 def _version_2(folder: Path) -> float | None:
-    words = _words(folder / "cpu.max")
+    words = cgroups.words(folder / "cpu.max")
     return int(words[0]) / int(words[1]) if len(words) == 2 and words[0] != "max" else None
 
 
 def _version_1(folder: Path) -> float | None:
-    quota, period = _words(folder / "cpu.cfs_quota_us"), _words(folder / "cpu.cfs_period_us")
+    quota, period = cgroups.words(folder / "cpu.cfs_quota_us"), cgroups.words(folder / "cpu.cfs_period_us")
     return int(quota[0]) / int(period[0]) if quota and period and int(quota[0]) > 0 else None
-
-
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text().split()
-    except OSError:
-        return []

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrm_dist import config as config_module
-from dlrm_dist import local_ranks
+from dlrm_dist import local_ranks, place
 from dlrm_dist.data import files
 from dlrm_dist.errors import RunFailedError, UserError, first_line
+from dlrm_dist.sections import RuntimeSection
 
 if TYPE_CHECKING:
     from dlrm_dist.runtime import Session
@@ -33,8 +34,8 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def _doctor(options: argparse.Namespace) -> int:
     ranks = local_ranks.ranks_wanted(options.ranks)
-    runtime = config_module.load(_runtime_keys(options.config_keys)).runtime
-    if not local_ranks.is_rank():
+    runtime = runtime_of(options)
+    if not place.is_rank():
         _check(options)
         if ranks > 1:
             return local_ranks.run_verb(options.words, ranks)
@@ -49,6 +50,15 @@ def _doctor(options: argparse.Namespace) -> int:
             # All ranks meet it alike, and leave in order: in 1 of 2 runs a rank that left at once aborted in a thread.
             refused = error
     raise refused
+
+
+def runtime_of(options: argparse.Namespace) -> RuntimeSection:
+    """The machine's part of a config, from --runtime.*.
+
+    Raises:
+        UserError: another option or a wrong value.
+    """
+    return config_module.load(_runtime_keys(options.config_keys)).runtime
 
 
 def _load_torch() -> None:
@@ -70,7 +80,6 @@ def _examine(options: argparse.Namespace, here: "Session") -> int:
     from dlrm_dist.doctor.findings import findings
 
     here.from_main(lambda: _check(options))
-    _check_hosts(here)
     found = examine(here, options.data, options.storage, options.quick)
     amiss = findings(found, cluster_file.known_cluster(found))
     if here.is_main:
@@ -103,16 +112,6 @@ def _check_folder(folder: Path, key: str, given: Path) -> None:
         raise UserError(f"{key} {given}: there is no folder {folder}; allowed: one that is there; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{key} {given}: {folder} is not a folder one may write to; choose another")
-
-
-def _check_hosts(here: "Session") -> None:
-    """Refuse hosts that differ in their ranks: which ranks are on one host would not be known. Collective."""
-    sizes = here.gather(here.local_world_size)
-    if len(set(sizes)) > 1 or here.world_size % sizes[0]:
-        raise UserError(
-            f"hosts of {', '.join(map(str, sorted(set(sizes))))} ranks, {here.world_size} in all; allowed: as many on "
-            "each host; start them with one --nproc-per-node"
-        )
 
 
 def _runtime_keys(words: Sequence[str]) -> list[str]:

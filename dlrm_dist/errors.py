@@ -25,12 +25,16 @@ class NothingFitsError(UserError):
 class RunFailedError(Exception):
     """A run that cannot go on, though nothing was wrong with the command: one line, exit code 1.
 
-    `speaker` is the rank that says it: by default rank 0, where all meet it alike.
+    `speaker` is the rank that says it; None where all meet it alike.
     """
 
-    def __init__(self, message: str, speaker: int = 0) -> None:
+    def __init__(self, message: str, speaker: int | None = None) -> None:
         super().__init__(message)
         self.speaker = speaker
+
+
+class BusyRunError(RunFailedError):
+    """An earlier try of this job still holds the run's folder: a later one may find it free."""
 
 
 class LostRanksError(RunFailedError):

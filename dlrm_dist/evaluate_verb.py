@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrm_dist import local_ranks
+from dlrm_dist import local_ranks, place
 from dlrm_dist.checkpoint.saved_run import CHOICES, SavedRun, check_columns, check_rows, find
 from dlrm_dist.config import Config
 from dlrm_dist.data.schema import DatasetInfo, check_category, read_info
@@ -44,7 +44,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     ranks = local_ranks.ranks_wanted(options.ranks)
     saved, info, split = check(options, ranks)
-    if ranks > 1 and not local_ranks.is_rank():
+    if ranks > 1 and not place.is_rank():
         return local_ranks.run_verb(options.words, ranks)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before PyTorch is loaded: see launch/train.py
     from dlrm_dist.scoring import score

@@ -9,22 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from dlrm_dist import place
 from dlrm_dist.errors import UserError
-
-
-def is_rank() -> bool:
-    """Whether a launcher has started this process as one of several ranks."""
-    return "RANK" in os.environ
-
-
-def global_rank() -> int:
-    """The global rank that the launcher gave this process, 0 without a launcher."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def world_size() -> int:
-    """The number of ranks that the launcher started, 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def ranks_wanted(given: int | None) -> int:
@@ -33,10 +19,10 @@ def ranks_wanted(given: int | None) -> int:
     Raises:
         UserError: less than one, or not as many as a launcher has started.
     """
-    started = world_size()
+    started = place.world_size()
     if given is not None and given < 1:
         raise UserError(f"--ranks is {given}; allowed: 1 or more")
-    if is_rank() and given not in (None, started):
+    if place.is_rank() and given not in (None, started):
         raise UserError(f"--ranks is {given}, but a launcher has started {started} ranks; leave --ranks out")
     return started if given is None else given
 

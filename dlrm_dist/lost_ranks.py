@@ -4,12 +4,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch.distributed as dist
 
-from dlrm_dist import whereabouts
+from dlrm_dist import tries, whereabouts
 from dlrm_dist.errors import LostRanksError, first_line
 
 _ANSWER_SECONDS = 3.0
@@ -20,6 +20,8 @@ _STORE_SECONDS = 5.0
 _GLOO = ("gloo", "pair closure")
 _TIMED_OUT = ("imed out", "timeout")
 _LATE = "late"
+_CALLED = "called"
+_LISTEN_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ def named(store: dist.Store, rank: int, world_size: int, local_world_size: int, 
     """Turn a failed collective inside into a LostRanksError that names the ranks which are gone, hang or failed.
 
     Each rank that fails notes its reason in `store`, each that was left alone notes that it lives; who has noted
-    nothing is gone, or hangs.
+    nothing is gone, or hangs. One whose main thread still waits, for a rank that was left alone, say, has a thread that
+    answers for it; but not when a wait took too long, since a rank that hangs may have such a thread too.
 
     Args:
         store: of this try of the job, on all ranks.
@@ -56,27 +59,43 @@ def named(store: dist.Store, rank: int, world_size: int, local_world_size: int, 
     Raises:
         LostRanksError: a collective failed.
     """
+    if world_size == 1:
+        yield
+        return
+    over = threading.Event()
     try:
-        if world_size > 1:
-            store.set(_host(rank), socket.gethostname())
+        store.set(_host(rank), socket.gethostname())
+        threading.Thread(target=_listen, args=(store.clone(), rank, over), daemon=True).start()  # type: ignore[attr-defined]
         yield
     except Exception as error:
-        if world_size == 1:
-            raise
+        over.set()
         if not _is_from_a_collective(error):
             reason = first_line(error)
             _call(lambda: _answer(store, rank, reason))
             raise
         late = any(each in str(error) for each in _TIMED_OUT)
-        found: list[RollCall] = []
+        found: list[RollCall | None] = []
         _call(lambda: found.append(_roll_call(store, rank, world_size, late)))
         where = whereabouts.of_error(error)
-        if not found:
+        call = found[0] if found else None
+        if call is None:
             raise LostRanksError(
                 f"{_cut_off(rank, world_size, local_world_size)}; it waited in {where}", rank
             ) from error
-        alive = set(range(world_size)) - set(found[0].silent) - set(found[0].failed)
-        raise LostRanksError(f"{_sentence(found[0], timeout_s)}; waited for in {where}", min(alive)) from error
+        alive = set(range(world_size)) - set(call.silent) - set(call.failed)
+        raise LostRanksError(f"{_sentence(call, timeout_s)}; waited for in {where}", min(alive)) from error
+    finally:
+        over.set()
+
+
+def _listen(store: dist.Store, rank: int, over: threading.Event) -> None:
+    """Answer the first roll call, when nothing took too long."""
+    with suppress(RuntimeError):  # the store is gone, and with it the run
+        while not over.wait(_LISTEN_SECONDS):
+            if store.check([_CALLED]):
+                if not store.check([_LATE]):
+                    store.compare_set(str(rank), "", "")
+                return
 
 
 def _is_from_a_collective(error: Exception) -> bool:
@@ -93,11 +112,13 @@ def _call(work: Callable[[], None]) -> None:
     thread.join(_ANSWER_SECONDS + _STORE_SECONDS)
 
 
-def _roll_call(store: dist.Store, rank: int, world_size: int, late: bool) -> RollCall:
+def _roll_call(store: dist.Store, rank: int, world_size: int, late: bool) -> RollCall | None:
+    """None if the store cannot tell."""
     end = time.monotonic() + _ANSWER_SECONDS
     try:
         if late:
             store.set(_LATE, "")
+        store.set(_CALLED, "")
         _answer(store, rank, "")
         while True:
             here = [other for other in range(world_size) if store.check([str(other)])]
@@ -108,8 +129,10 @@ def _roll_call(store: dist.Store, rank: int, world_size: int, late: bool) -> Rol
         silent = [other for other in range(world_size) if other not in reasons]
         failed = {other: reason for other, reason in reasons.items() if reason}
         return RollCall(silent, failed, store.check([_LATE]), _hosts(store, [*silent, *failed]))
-    except RuntimeError:  # rank 0 keeps the store where no launcher does
-        return RollCall([0], {}, hung=True)
+    except RuntimeError:
+        if tries.spans_hosts():  # it is beside the ranks: none of them is to blame
+            return None
+        return RollCall([0], {}, hung=True)  # rank 0 keeps the store where no launcher does
 
 
 def _hosts(store: dist.Store, ranks: Sequence[int]) -> dict[int, str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlrm_dist import config as config_module
-from dlrm_dist import learning_rate, mlperf_log, optim, runfolder, runtime, tries
+from dlrm_dist import learning_rate, mlperf_log, optim, place, runfolder, runtime, tries
 from dlrm_dist.config import Config
 from dlrm_dist.data import footers, planted
 from dlrm_dist.data.order import EpochOrder
@@ -46,7 +46,7 @@ def validate(config: Config, world_size: int, local_world_size: int) -> None:
     """
     device = runtime.choose_device(config.runtime.device, 0, local_world_size)
     validate_config(config, world_size, device.type)
-    if runtime.global_rank() == 0:
+    if place.global_rank() == 0:
         validate_folders(config)
 
 
@@ -121,7 +121,8 @@ def _validate_sharding(section: ShardingSection, batch_sizes: dict[str, int], wo
     plan = plan_file.read(section.plan)
     placed = {sharding.sharding_type for _, sharding in plan.placed()}
     constraints.refuse_precision(section.comm_precision, sorted(placed), rows)
-    if plan.world_size != world_size and not tries.is_restart():
+    is_incomplete = tries.spans_hosts() and world_size < plan.world_size  # a host that is late begins a new try
+    if plan.world_size != world_size and not (tries.is_restart() or is_incomplete):
         raise UserError(
             f"{section.plan}: is for {plan.world_size} ranks ({plan.inputs.cluster.size}), this run has "
             f"{world_size}; make one: dlrm-dist plan make --config CONFIG --cluster "

@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
@@ -41,6 +42,7 @@ class Pulse:
             yield
             return
         store = dist.PrefixStore("pulse", self._here.store.clone())  # type: ignore[attr-defined]  # absent in the stubs
+        store.set_timeout(timedelta(seconds=self._every_s))
         threading.Thread(target=self._beat, args=(store,), daemon=True).start()
         try:
             yield
@@ -79,7 +81,12 @@ class Pulse:
         print(f"step {self.step}: {seconds:.0f} s in {line}", file=sys.stderr, flush=True)
 
     def _notes(self, store: dist.Store, ranks: Iterable[int]) -> dict[int, dict[str, Any]]:
-        return {rank: json.loads(store.get(str(rank))) for rank in ranks if store.check([str(rank)])}
+        found = {}
+        for rank in ranks:
+            with suppress(dist.DistStoreError):  # deleted meanwhile by a rank that tells
+                if store.check([str(rank)]):
+                    found[rank] = json.loads(store.get(str(rank)))
+        return found
 
 
 def awaited(collective: str, others: Sequence[int], notes: dict[int, dict[str, Any]], hosts: dict[int, str]) -> str:

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from dlrm_dist import __version__, pace, tries
 from dlrm_dist.config import Config
-from dlrm_dist.errors import UserError
+from dlrm_dist.errors import BusyRunError, UserError
 from dlrm_dist.listeners import Line, Listener
 from dlrm_dist.packages import installed
 from dlrm_dist.planning.plan_file import PlanFile
@@ -26,8 +26,9 @@ _PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchx", "pya
 
 _LOCK_SECONDS = 2.0
 """A restarted run may find the killed one's lock for a moment..."""
-_LOCK_SECONDS_OF_A_RESTART = 60.0
-"""...and a job that has lost a host that of ranks there, which are cut off and still about to end."""
+_LOCK_SECONDS_OF_A_RESTART = 120.0
+"""...and a job that has lost a host that of ranks there, which are cut off and still about to end; of a host that died,
+an NFS server keeps it for a lease, Linux's for 90 s."""
 
 
 def check(section: RunSection, resumes: bool = False) -> None:
@@ -35,6 +36,7 @@ def check(section: RunSection, resumes: bool = False) -> None:
 
     Raises:
         UserError: its folder exists; there is no name; another run is using the folder.
+        BusyRunError: an earlier try of this job is.
     """
     path = section.folder / section.name
     if resumes and not section.name:
@@ -226,6 +228,8 @@ def _lock(path: Path) -> FileLock:
     try:
         lock.acquire(timeout=_LOCK_SECONDS_OF_A_RESTART if tries.is_restart() else _LOCK_SECONDS)
     except Timeout:
+        if tries.is_restart():
+            raise BusyRunError(f"{path}: an earlier try of this job, on a host that is lost, still holds it") from None
         raise UserError(
             f"{path}: another run is using this folder; wait for its end, or choose another --run.name"
         ) from None

@@ -6,16 +6,18 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
-from dlrm_dist import cores, lost_ranks, tries
+from dlrm_dist import cores, lost_ranks, place, speaking, tries
 from dlrm_dist.errors import RunFailedError, UserError
 from dlrm_dist.sections import RuntimeSection
 
@@ -68,21 +70,6 @@ class Session:
         if box[1] is not None:
             raise box[1]
         return box[0]
-
-
-def global_rank() -> int:
-    """The global rank that the launcher gave this process, 0 without a launcher."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def world_size() -> int:
-    """The number of ranks that the launcher started, 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def local_world_size() -> int:
-    """The number of ranks on this host, 1 without a launcher."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def choose_device(name: str, local_rank: int, ranks_on_host: int) -> torch.device:
@@ -151,36 +138,62 @@ def arithmetic(precision: str, device: torch.device) -> list[str]:
     return [] if is_fast else [f"train.precision is bf16, which {name} has no instructions for: fp32 will be faster"]
 
 
+def _groups_time_out(timeout: timedelta) -> AbstractContextManager[object]:
+    """Have every group that is made inside time out as asked: TorchRec makes some, and gives them no time.
+
+    They would have torch's 30 minutes over gloo, and a cut link would be told so late.
+    """
+    return patch.object(distributed_c10d, "_get_default_timeout", lambda _backend: timeout)
+
+
+def _check_hosts(here: Session) -> None:
+    """Refuse hosts that differ in their ranks: which ranks are on one host would not be known. Collective."""
+    sizes = here.gather(here.local_world_size)
+    if len(set(sizes)) > 1 or here.world_size % sizes[0]:
+        _leave()
+        raise UserError(
+            f"hosts of {', '.join(map(str, sorted(set(sizes))))} ranks, {here.world_size} in all; allowed: as many on "
+            "each host; start them with one --nproc-per-node"
+        )
+
+
+def _leave() -> None:
+    """Leave the process group in order. Collective.
+
+    Without the barrier a rank that leaves early aborted others (2 of 5 good runs of 4 ranks).
+    """
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 @contextmanager
 def session(section: RuntimeSection) -> Iterator[Session]:
     """Join the process group, and leave it in order.
 
     Works under torchrun and without a launcher (then one rank). Collective: every rank must enter it.
+
+    Raises:
+        UserError: this host has too few GPUs; hosts have different numbers of ranks.
     """
     quiet_libraries()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     os.environ.setdefault("LOCAL_WORLD_SIZE", "1")  # TorchRec reads it to tell hosts apart
-    device = choose_device(section.device, local_rank, local_world_size())
-    threads = choose_threads(section.threads, local_world_size())
+    rank, size, local_size = place.global_rank(), place.world_size(), place.local_world_size()
+    device = choose_device(section.device, place.local_rank(), local_size)
+    threads = choose_threads(section.threads, local_size)
     torch.set_num_threads(threads)
     keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     timeout = timedelta(seconds=section.timeout_s)
-    store = tries.store_of_this_try(timeout, global_rank())
-    place = (global_rank(), world_size(), local_rank, local_world_size())
+    store = tries.store_of_this_try(timeout, rank)
     roll_call = dist.PrefixStore("roll_call", store)
-    with lost_ranks.named(roll_call, global_rank(), world_size(), local_world_size(), section.timeout_s):
-        dist.init_process_group(
-            backend="nccl" if device.type == "cuda" else "gloo",
-            store=store,
-            rank=global_rank(),
-            world_size=world_size(),
-            timeout=timeout,
-        )
-        control = dist.new_group(backend="gloo", timeout=timeout)
-        yield Session(*place, device, threads, timeout, control, store)
-    # Only on the good way out: without the barrier a rank that leaves early aborted others (2 of 5 good runs of 4
-    # ranks); after an exception a barrier would wait for ranks that never come.
-    dist.barrier()
-    dist.destroy_process_group()
+    with lost_ranks.named(roll_call, rank, size, local_size, section.timeout_s):
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        speaking.ranks_have_met()
+        with _groups_time_out(timeout):
+            control = dist.new_group(backend="gloo")
+            here = Session(rank, size, place.local_rank(), local_size, device, threads, timeout, control, store)
+            _check_hosts(here)
+            yield here
+    _leave()  # only on the good way out: after an exception it would wait for ranks that never come

@@ -238,8 +238,9 @@ class ShardingSection(Section):
         "fp32", "fp16", "bf16", "int8", "fp16_between_hosts", "bf16_between_hosts", "int8_between_hosts"
     ] = "fp32"
     """Precision in which embeddings travel between ranks; but for fp32, gradients travel in bf16. `int8` works with
-    table_wise, column_wise, table_column_wise and data_parallel only. `_between_hosts`: what stays inside a host, and
-    the exchange of row_wise tables, keeps fp32; gradients of replicated weights go between hosts in bf16."""
+    table_wise, column_wise, table_column_wise and data_parallel only. `_between_hosts`: only exchanges that
+    cross hosts: all of a whole or column-wise table's, the second stage of a table_row_wise one's (its sum inside a
+    host keeps fp32), none of a row_wise one's; gradients of replicated weights go between hosts in bf16."""
     plan: Path | None = None
     """A plan file (of `dlrm-dist plan make`) to train by; not given: a plan is made at the start."""
     cluster: str | None = None

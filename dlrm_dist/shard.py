@@ -21,13 +21,13 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from dlrm_dist import place
 from dlrm_dist.between_hosts import HostSum
 from dlrm_dist.cpu_adagrad import avoid_slow_kernel, fused_tables
 from dlrm_dist.models.batch_norm import BatchNorm
 from dlrm_dist.optim import Optimizers
 from dlrm_dist.planning import exchange
 from dlrm_dist.planning.managed_sharder import sharders
-from dlrm_dist.runtime import local_world_size
 
 _INIT_BLOCK_ROWS = 1 << 16
 
@@ -112,7 +112,7 @@ def shard(
         plan, lambda sharding: sharding.compute_kernel == EmbeddingComputeKernel.FUSED_UVM_CACHING.value
     )
     configs = _table_configs(task)
-    hosts = dist.get_world_size() // local_world_size()
+    hosts = dist.get_world_size() // place.local_world_size()
     for name, parameter in _table_parameters(task):
         if name not in replicated:  # TorchRec's data-parallel tables have no fused kernel
             optimizer_class, arguments = optimizers.fused()
@@ -141,7 +141,7 @@ def shard(
 
 def _reduce_by_host(model: nn.Module) -> None:
     """Have gradients of replicated weights averaged host by host. Collective."""
-    sums = HostSum(local_world_size())
+    sums = HostSum(place.local_world_size())
     for module in model.modules():
         if isinstance(module, DistributedDataParallel):
             module.register_comm_hook(sums, HostSum.average)

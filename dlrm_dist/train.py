@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dlrm_dist import optim, out_of_memory, preflight
+from dlrm_dist import optim, out_of_memory, place, preflight
 from dlrm_dist.checkpoint import init_from
 from dlrm_dist.checkpoint.keeper import Checkpoints, Continued, Origin
 from dlrm_dist.config import Config
@@ -33,18 +33,13 @@ from dlrm_dist.runfolder import Console, MetricsFile, RunFolder
 from dlrm_dist.runtime import (
     Session,
     arithmetic,
-    local_world_size,
     processor,
     session,
-    world_size,
 )
 from dlrm_dist.shard import ShardedTask, shard
 from dlrm_dist.step_split import StepSplit
 from dlrm_dist.tensorboard import TensorBoard
-from dlrm_dist.tries import is_restart, note, recall
-
-_RUN = "run"
-"""Under which the first try notes the run's name for those that follow."""
+from dlrm_dist.tries import RUN, is_restart, note, recall, spans_hosts
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -55,10 +50,10 @@ def main(config: Config) -> dict[str, Any]:
     """
     began = time.time()
     config = _of_this_try(config)
-    preflight.validate(config, world_size(), local_world_size())
+    preflight.validate(config, place.world_size(), place.local_world_size())
     planted.ensure(config.data)
     info = read_info(config.data.path)
-    preflight.validate_data(config, info, world_size())
+    preflight.validate_data(config, info, place.world_size())
     with ExitStack() as held, session(config.runtime) as here:
         train, valid = _reader(config, info, "train", here), _reader(config, info, config.eval.split, here)
         epochs = Epochs.of(config.train, train, drop_last=config.data.last_batch == "drop")
@@ -116,7 +111,7 @@ def _of_this_try(config: Config) -> Config:
     """When the launcher has started the ranks anew: the run that the first try began, to be continued."""
     if not is_restart():
         return config
-    name = recall(_RUN) or config.run.name
+    name = recall(RUN) or config.run.name
     return config.model_copy(
         update={
             "run": config.run.model_copy(update={"name": name}),
@@ -136,7 +131,7 @@ def _folder(config: Config, plan: PlanFile, here: Session, held: ExitStack) -> R
     """The run's folder, kept from other runs until `held` ends, with what it takes to run it again."""
     folder = RunFolder(config.run, config.train.resume == "auto")
     held.enter_context(folder.held())
-    note(_RUN, folder.path.name)
+    note(RUN, folder.path.name)
     folder.start(config, plan, here)
     folder.keep_vocabularies(config.data.path)
     return folder
@@ -225,5 +220,6 @@ def _plan(config: Config, shape: ModelShape, here: Session) -> tuple[PlanFile, l
         machine,
         request_of(config),
         restarted=is_restart(),
+        incomplete=spans_hosts(),
     )
     return plan, lines + more

@@ -6,6 +6,7 @@ launcher, if there is one: by torchrun's agent, or, for several hosts, by a stor
 
 import functools
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -14,6 +15,10 @@ JOB_STORE = "DLRM_DIST_JOB_STORE"
 """In the environment of ranks that `launch.elastic` starts on several hosts: host and port of the job's store."""
 _QUICK = timedelta(seconds=10)
 _FIRST = "first try"
+RUN = "run"
+"""Under which the first try notes the run's name for those that follow."""
+_VERDICT = "exit code"
+"""Noted by a try whose end another try would not change."""
 
 
 def spans_hosts() -> bool:
@@ -47,6 +52,36 @@ def note(key: str, value: str) -> None:
         store.set(key, value)
 
 
+def final(code: int) -> int:
+    """Notes that another try would end alike: the launcher may start the ranks again all the same. Returns the code."""
+    note(_VERDICT, str(code))
+    return code
+
+
+def verdict() -> int | None:
+    """The exit code that an earlier try found to be final, if one did."""
+    code = recall(_VERDICT) if is_restart() else None
+    return None if code is None else int(code)
+
+
+def verdict_of(store: dist.Store, job: str) -> int | None:
+    """The same of a job, for who is none of its ranks."""
+    code = noted(store, job).get(_VERDICT)
+    return None if code is None else int(code)
+
+
+def noted(store: dist.Store, job: str) -> dict[str, str]:
+    """What the tries of a job over several hosts have noted so far, in the store beside them."""
+    notes = _of_job(store, job)
+    return {key: notes.get(key).decode() for key in (_FIRST, RUN, _VERDICT) if notes.check([key])}
+
+
+def remind(store: dist.Store, job: str, notes: Mapping[str, str]) -> None:
+    """Tell a store what `noted` has found: it may have been started anew since, and knows nothing then."""
+    for key, value in notes.items():
+        _of_job(store, job).compare_set(key, "", value)
+
+
 def store_of_this_try(timeout: timedelta, global_rank: int) -> dist.Store:
     """A store that the ranks of this try share; with one of all tries, 5 of 8 restarts after SIGKILL failed."""
     if "MASTER_ADDR" not in os.environ:
@@ -75,10 +110,13 @@ def _kept(timeout: timedelta) -> dist.Store | None:
     """The store that the launcher keeps over the tries, if there is one."""
     if spans_hosts():
         host, _, port = os.environ[JOB_STORE].rpartition(":")
-        job = os.environ["TORCHELASTIC_RUN_ID"]
-        return dist.PrefixStore(f"dlrm_dist.{job}", _open((host, port), timeout, is_server=False))
+        return _of_job(_open((host, port), timeout, is_server=False), os.environ["TORCHELASTIC_RUN_ID"])
     hosted_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return _open(_master(), timeout, is_server=False) if hosted_by_launcher else None
+
+
+def _of_job(store: dist.Store, job: str) -> dist.Store:
+    return dist.PrefixStore(f"dlrm_dist.{job}", store)
 
 
 def _open(address: tuple[str, str], timeout: timedelta, is_server: bool) -> dist.Store:

@@ -1,7 +1,8 @@
 """How long this rank's main thread waits for other ranks, and since when it does now.
 
 It waits in `Work.wait`, by which Python waits for any collective, and behind a backward, where DDP waits in C++ for the
-sums of the gradients. Collectives on a GPU are waited for by the GPU, not by this thread.
+sums of the gradients. Collectives on a GPU are waited for by the GPU, not by this thread: what waits there counts as
+the rank's own time, and all ranks look alike.
 """
 
 import threading

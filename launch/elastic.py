@@ -7,9 +7,11 @@ agents meet at a store outside of them, and a watchdog ends or restarts the agen
 
 import signal
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
+from unittest.mock import patch
 
-from torch.distributed import run
+from torch.distributed import DistError, run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import (
@@ -17,42 +19,67 @@ from torch.distributed.elastic.rendezvous.api import (
     RendezvousConnectionError,
     RendezvousTimeoutError,
 )
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 
+from dlrm_dist.errors import UserError, first_line
+from dlrm_dist.interruption import EXIT_CODE
 from launch import rendezvous
 from launch.watchdog import Watchdog
-
-STOPPED = 75
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run torchrun's command line; returns the exit code."""
     args = run.parse_args(arguments)
-    endpoint = rendezvous.endpoint_of(args)
-    if endpoint is None:
-        return _run(args)
+    try:
+        endpoint = rendezvous.endpoint_of(args)
+        return _run(args) if endpoint is None else _run_hosts(args, endpoint)
+    except UserError as error:
+        _fail(str(error))
+        return 2
+
+
+def _run_hosts(args: Namespace, endpoint: rendezvous.Endpoint) -> int:
+    """This host's agent of several."""
     rendezvous.prepare(args, endpoint)
     patience_s = rendezvous.join_timeout_s(args)
-    if not rendezvous.await_store(endpoint, patience_s):
-        return _fail(f"the rendezvous store {endpoint} was not there for {patience_s} s; {_WAY_OUT}")
-    with Watchdog(endpoint, may_return=args.max_restarts > 0) as watchdog:
+    try:
+        problem = rendezvous.await_store(endpoint, args.rdzv_id, patience_s)
+    except KeyboardInterrupt:
+        return EXIT_CODE
+    if problem:
+        return _fail(f"the rendezvous store {endpoint} {problem}; start it on its host: {_START}")
+    with Watchdog(endpoint, args.rdzv_id, may_return=args.max_restarts > 0) as watchdog:
         try:
-            return _run(args)
-        except RendezvousConnectionError:
-            watchdog.start_anew("lost the rendezvous store")
+            with patch.object(DynamicRendezvousHandler, "shutdown", _close):
+                return _run(args)
+        except (RendezvousConnectionError, DistError) as error:
+            watchdog.start_anew(f"lost the rendezvous store, or a host while they met ({first_line(error)})")
         except RendezvousTimeoutError:
-            return _fail(f"too few hosts for --nnodes {args.nnodes} within {patience_s} s (--rdzv-conf join_timeout)")
+            return _fail(f"too few hosts for --nnodes {args.nnodes} within {patience_s:g} s (--rdzv-conf join_timeout)")
         except RendezvousClosedError:
-            return _fail(f"the job {args.rdzv_id} has ended on the other hosts; a new one needs another --rdzv-id")
+            _fail(f"the job {args.rdzv_id} has ended on the other hosts; a new one needs another --rdzv-id")
+            return rendezvous.verdict(endpoint, args.rdzv_id) or 1
 
 
-_WAY_OUT = "start it on its host: python -m launch.store --port PORT"
+_START = "python -m launch.store --port PORT"
 
 
-def _run(args: object) -> int:
+_shutdown = DynamicRendezvousHandler.shutdown
+
+
+def _close(handler: DynamicRendezvousHandler) -> bool:
+    """Close the job, as its agent does when it ends: but not when it has only lost the others while they met."""
+    if isinstance(sys.exc_info()[1], DistError):
+        handler._stop_heartbeats()
+        return True
+    return bool(_shutdown(handler))
+
+
+def _run(args: Namespace) -> int:
     try:
         run.run(args)
     except SignalException:
-        return STOPPED
+        return EXIT_CODE
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode > 0:  # the rank has said why

@@ -12,7 +12,7 @@ from torchx.specs import AppDef, Resource, Role, parse_mounts
 
 from dlrm_dist import cores, runtime
 from dlrm_dist.errors import UserError
-from launch import submission, torchrun, verbs
+from launch import rendezvous, submission, torchrun, verbs
 from launch.options import Options, RankOptions
 from launch.resources import Hosts, one_process, this_machine
 from launch.submission import Place, Submission
@@ -20,7 +20,7 @@ from launch.torchrun import Size
 
 PREPARE_CORES = 8
 """`prepare` uses 16 at most, and reads no faster from most disks with more than these."""
-_ENDPOINT = re.compile(r"[A-Za-z0-9_.-]+:[0-9]+")
+_HOST = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 def of_ranks(
@@ -40,7 +40,7 @@ def of_ranks(
     env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(verb.grace_s))
     if options.log_dir:
         env["PET_LOG_DIR"] = options.log_dir
-    app = _under_torchrun(verb.module, arguments, size, env, options)
+    app = _under_torchrun(verb.module, arguments, size, env, options, call)
     app.roles[0].resource = resource
     call.hand_on_cores(resource.cpu)
     return app
@@ -105,7 +105,7 @@ def _env(call: Submission, options: Options, interface: str = "") -> dict[str, s
 
 
 def _under_torchrun(
-    module: str, arguments: Sequence[str], size: Size, env: dict[str, str], options: RankOptions
+    module: str, arguments: Sequence[str], size: Size, env: dict[str, str], options: RankOptions, call: Submission
 ) -> AppDef:
     with _mistakes():
         app = dist.ddp(
@@ -119,18 +119,30 @@ def _under_torchrun(
             rdzv_port=options.rdzv_port,
             mounts=options.mounts,
         )
-    torchrun.choose_launcher(app, True, options.max_retries, _rendezvous(options))
+    torchrun.choose_launcher(app, True, options.max_retries, _rendezvous(options, call))
     return app
 
 
-def _rendezvous(options: RankOptions) -> str:
+def _rendezvous(options: RankOptions, call: Submission) -> str:
     """What replaces dist.ddp's options of the rendezvous: torchrun takes the last."""
     more = ""
     if options.rdzv_endpoint:
-        if not _ENDPOINT.fullmatch(options.rdzv_endpoint):
+        host, _, port = options.rdzv_endpoint.rpartition(":")
+        if not (_HOST.fullmatch(host) and _is_port(port)):
             raise UserError(f"--rdzv_endpoint is {options.rdzv_endpoint!r}; allowed: HOST:PORT, such as store1:29500")
         more += f" --rdzv_endpoint {options.rdzv_endpoint}"
-    return more + (f" --rdzv_conf {shlex.quote(options.rdzv_conf)}" if options.rdzv_conf else "")
+        if call.scheduler == "slurm":  # whose requeued job keeps its id: that store still knows it, as one that failed
+            more += " --rdzv_id $SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"
+    if not _is_port(str(options.rdzv_port)):
+        raise UserError(f"--rdzv_port is {options.rdzv_port}; allowed: 1 to 65535")
+    if options.rdzv_conf:
+        rendezvous.settings(options.rdzv_conf, "--rdzv_conf")
+        more += f" --rdzv_conf {shlex.quote(options.rdzv_conf)}"
+    return more
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 1 <= int(text) <= 65535
 
 
 @contextmanager

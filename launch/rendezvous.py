@@ -1,16 +1,22 @@
 """How the agents of a job of several hosts meet, and which of them count as lost: torchrun's options for it."""
 
+import json
 import os
+import re
 import socket
 import sys
+import threading
 import time
 from argparse import Namespace
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
-from torch.distributed import run
+from torch.distributed import DistError, TCPStore, run
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
-from dlrm_dist.tries import JOB_STORE
+from dlrm_dist import tries
+from dlrm_dist.errors import UserError, first_line
 from launch import store
 
 DEFAULTS = {
@@ -21,6 +27,10 @@ DEFAULTS = {
     "join_timeout": "600",  # with too few, so long for one to come back
 }
 """Of `--rdzv-conf`; what the command line says goes before."""
+NOTES = "DLRM_DIST_JOB_NOTES"
+"""In the environment of an agent that begins again: what the job had noted in the store that was lost."""
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+_ANSWER_S = 5.0
 _IDLE_S = 120.0
 """A store that was started here ends so long after the last agent."""
 
@@ -38,49 +48,114 @@ class Endpoint:
 
 
 def endpoint_of(args: Namespace) -> Endpoint | None:
-    """The store's address, when the job may have several hosts that meet at one; else None."""
-    _, max_nodes = run.parse_min_max_nnodes(args.nnodes)
+    """The store's address, when the job may have several hosts that meet at one; else None.
+
+    Raises:
+        UserError: an option has a wrong value.
+    """
+    try:
+        _, max_nodes = run.parse_min_max_nnodes(args.nnodes)
+    except (ValueError, RuntimeError):
+        raise UserError(f"--nnodes is {args.nnodes!r}; allowed: hosts, such as 2, or LEAST:MOST, such as 1:2") from None
+    try:
+        run.determine_local_world_size(args.nproc_per_node)
+    except ValueError as error:
+        raise UserError(f"--nproc-per-node is {args.nproc_per_node!r}: {first_line(error)}") from None
     if max_nodes == 1 or args.standalone or args.rdzv_backend != "c10d":
         return None
-    return Endpoint(*parse_rendezvous_endpoint(args.rdzv_endpoint, default_port=29500))
+    try:
+        return Endpoint(*parse_rendezvous_endpoint(args.rdzv_endpoint, default_port=29500))
+    except ValueError as error:
+        raise UserError(f"--rdzv-endpoint: {first_line(error)} Allowed: HOST:PORT, such as store1:29500") from None
 
 
 def prepare(args: Namespace, endpoint: Endpoint) -> None:
-    """Set torchrun's options, and what it and the ranks read from the environment."""
-    given = dict(each.split("=", 1) for each in args.rdzv_conf.split(",") if each)
-    args.rdzv_conf = ",".join(f"{key}={value}" for key, value in {**DEFAULTS, **given}.items())
+    """Set torchrun's options, and what it and the ranks read from the environment.
+
+    Raises:
+        UserError: `--rdzv-conf` has a wrong value.
+    """
+    args.rdzv_conf = ",".join(f"{key}={value}" for key, value in {**DEFAULTS, **settings(args.rdzv_conf)}.items())
     # A store inside the first host's agent would die with it; and a host that comes back could not reach it.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    os.environ[JOB_STORE] = str(endpoint)
+    os.environ[tries.JOB_STORE] = str(endpoint)
+
+
+def settings(given: str, option: str = "--rdzv-conf") -> dict[str, str]:
+    """What `--rdzv-conf` sets; `option` is its name where it was given.
+
+    Raises:
+        UserError: it is not of the form key=seconds,...
+    """
+    found: dict[str, str] = {}
+    for each in filter(None, given.split(",")):
+        key, _, value = each.partition("=")
+        if not key or not _NUMBER.fullmatch(value):
+            raise UserError(f"{option} is {given!r}; allowed: key=number,..., such as join_timeout=600")
+        found[key] = value
+    return found
 
 
 def join_timeout_s(args: Namespace) -> float:
     """How long a host waits for others, and for the store."""
-    return float(dict(each.split("=", 1) for each in args.rdzv_conf.split(",") if each)["join_timeout"])
+    return float(settings(args.rdzv_conf)["join_timeout"])
 
 
-def await_store(endpoint: Endpoint, patience_s: float) -> bool:
-    """Wait until the store answers; starts it if it belongs on this machine. Returns whether it does."""
+def await_store(endpoint: Endpoint, job: str, patience_s: float) -> str:
+    """Wait until the store answers; starts it if it belongs on this machine.
+
+    One that was started anew is told again what the job has noted before. Returns why it is not there; empty if it is.
+    """
     end, said = time.monotonic() + patience_s, False
-    while not _listens(endpoint):
+    while True:
+        found = _answering(endpoint)
+        if found:
+            tries.remind(found, job, json.loads(os.environ.get(NOTES, "{}")))
+            return ""
         if time.monotonic() > end:
-            return False
+            return f"was not there for {patience_s:g} s"
         if _is_here(endpoint):
-            store.start(endpoint.port, _IDLE_S)
-            time.sleep(2)
+            problem = store.start(endpoint.port, _IDLE_S)
+            if problem and not _answering(endpoint):
+                return f"cannot be started: {problem}"
         elif not said:
             said = True
             print(f"{socket.gethostname()}: waiting for the rendezvous store {endpoint}", file=sys.stderr)
         time.sleep(0.5)
-    return True
 
 
-def _listens(endpoint: Endpoint) -> bool:
+def connect(endpoint: Endpoint, timeout_s: float) -> TCPStore:
+    """The store.
+
+    Raises:
+        DistError: it does not answer in time.
+    """
+    timeout = timedelta(seconds=timeout_s)
+    return TCPStore(endpoint.host, endpoint.port, is_master=False, wait_for_workers=False, timeout=timeout)
+
+
+def verdict(endpoint: Endpoint, job: str) -> int | None:
+    """The exit code that a try of the job found to be final, if one did and the store can tell."""
+    found = _answering(endpoint)
+    return tries.verdict_of(found, job) if found else None
+
+
+def _answering(endpoint: Endpoint) -> TCPStore | None:
+    """The store, if something listens there which is one: with what is none the call would not return."""
+    found: list[TCPStore] = []
+
+    def ask() -> None:
+        with suppress(DistError):
+            found.append(connect(endpoint, _ANSWER_S))
+
     try:
         socket.create_connection((endpoint.host, endpoint.port), timeout=2).close()
     except OSError:
-        return False
-    return True
+        return None
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_S)
+    return found[0] if found else None
 
 
 def _is_here(endpoint: Endpoint) -> bool:

@@ -16,13 +16,17 @@ from torch.distributed import DistError, TCPStore
 
 BEATS = "dlrm_dist.beats"
 """A counter that every agent raises now and then: the store's sign that somebody needs it."""
+MODULE = "launch.store"
 _EVERY_S = 2.0
+_READY = "rendezvous store on port"
+_started: list[subprocess.Popen[str]] = []
+"""Kept: Python complains of a process that it forgets while it runs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Keep a store; returns when nobody has needed it for long enough."""
     parser = argparse.ArgumentParser(prog="python -m launch.store", description=__doc__)
-    parser.add_argument("--port", type=int, default=29500)
+    parser.add_argument("--port", type=int, default=29500, choices=range(65536), metavar="PORT")
     parser.add_argument("--idle-s", type=float, default=float("inf"), help="end after so long without an agent")
     options = parser.parse_args(arguments)
     try:
@@ -32,25 +36,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DistError as error:
         print(f"error: --port {options.port}: {str(error).splitlines()[0]}; choose a free one", file=sys.stderr)
         return 2
-    print(f"rendezvous store on port {store.port}", flush=True)
+    print(f"{_READY} {store.port}", flush=True)
     beats, since = 0, time.monotonic()
-    while time.monotonic() - since < options.idle_s:
-        time.sleep(_EVERY_S)
-        found = store.add(BEATS, 0)
-        if found != beats:
-            beats, since = found, time.monotonic()
+    try:
+        while time.monotonic() - since < options.idle_s:
+            time.sleep(_EVERY_S)
+            found = store.add(BEATS, 0)
+            if found != beats:
+                beats, since = found, time.monotonic()
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
-def start(port: int, idle_s: float) -> None:
-    """Start a store that outlives this process; one that finds its port taken ends at once."""
-    subprocess.Popen(
-        [sys.executable, "-m", "launch.store", "--port", str(port), "--idle-s", str(idle_s)],
+def start(port: int, idle_s: float) -> str:
+    """Start a store that outlives this process, and wait until it is there; returns why it is not, or nothing."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", MODULE, "--port", str(port), "--idle-s", str(idle_s)],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         start_new_session=True,
+        text=True,
     )
+    _started.append(process)
+    assert process.stdout
+    last = ""
+    with process.stdout:
+        for line in process.stdout:
+            if line.startswith(_READY):
+                return ""
+            last = line.strip() or last
+    return last.removeprefix("error: ")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from dlrm_dist import cli, evaluate_verb, preflight
+from dlrm_dist import cli, doctor_verb, evaluate_verb, preflight
 from dlrm_dist import config as config_module
 from dlrm_dist.checkpoint import saved_run
 from dlrm_dist.config import Config
@@ -118,11 +118,9 @@ class Evaluation:
 
     def check(self, size: Size, device: Device | None) -> None:
         """As evaluation does at its start."""
-        ranks = size.world_size
-        if self._options.ranks not in (None, ranks):
-            raise UserError(f"--ranks is {self._options.ranks}, but -j {size} starts {ranks}; leave --ranks out")
+        _refuse_ranks(self._options.ranks, size)
         if self._is_visible:
-            evaluate_verb.check(self._options, ranks)
+            evaluate_verb.check(self._options, size.world_size)
         else:
             _note(f"not on this machine, and so not checked: {self._options.folder}, {self._options.data}")
 
@@ -132,20 +130,27 @@ class Evaluation:
 
 
 class Diagnosis:
-    """`launch/doctor.py`, which checks all by itself: that is what it is for."""
+    """`launch/doctor.py`, which examines the machines by itself: that is what it is for."""
 
     module = "launch.doctor"
     grace_s = 30
 
     def __init__(self, arguments: Sequence[str], place: Place) -> None:
-        pass
+        self._options = cli.parse(["doctor", *arguments])
+        doctor_verb.runtime_of(self._options)
 
     def hosts(self, cluster: str) -> Hosts:
         """Those of `--cluster`."""
         return Hosts.of_config(cluster, Config())
 
     def check(self, size: Size, device: Device | None) -> None:
-        """Nothing."""
+        """Its arguments are checked already."""
+        _refuse_ranks(self._options.ranks, size)
+
+
+def _refuse_ranks(given: int | None, size: Size) -> None:
+    if given not in (None, size.world_size):
+        raise UserError(f"--ranks is {given}, but -j {size} starts {size.world_size}; leave --ranks out")
 
 
 def _note(line: str) -> None:

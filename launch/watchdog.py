@@ -4,26 +4,27 @@ Its main thread then hangs inside a call to the store, for up to a minute or for
 meanwhile. A thread of its own asks the store and reads the signals as they come.
 """
 
+import json
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from torch.distributed import DistError, TCPStore
+from torch.distributed import DistError
 
-from launch.rendezvous import Endpoint
-from launch.store import BEATS
+from dlrm_dist import tries
+from dlrm_dist.interruption import EXIT_CODE
+from launch.rendezvous import NOTES, Endpoint, connect
+from launch.store import BEATS, MODULE
 
 _BEAT_S = 1.0
 _LOST_S = 12.0
 """Longer than the others wait before they count this host as lost: 8 s by launch/rendezvous.py."""
-_STOPPED = 75
 _MARGIN_S = 5.0
 
 
@@ -36,8 +37,9 @@ class Watchdog:
     it ends it, and its ranks.
     """
 
-    def __init__(self, endpoint: Endpoint, may_return: bool) -> None:
-        self._endpoint, self._may_return = endpoint, may_return
+    def __init__(self, endpoint: Endpoint, job: str, may_return: bool) -> None:
+        self._endpoint, self._job, self._may_return = endpoint, job, may_return
+        self._notes: dict[str, str] = {}
         self._grace_s = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")) + _MARGIN_S
         self._answered = time.monotonic()
         self._over = threading.Event()
@@ -62,27 +64,28 @@ class Watchdog:
             self._say(f"{why}, and no restarts are wanted (--max_retries): ended")
             os._exit(1)
         self._say(f"{why}: waiting for it, to join the job again")
+        os.environ[NOTES] = json.dumps(self._notes)
+        sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *_own_arguments()])
 
     def _ask(self) -> None:
-        """Ask the store again and again; a call to a store that is out of reach does not return."""
-        try:
-            store = TCPStore(
-                self._endpoint.host,
-                self._endpoint.port,
-                is_master=False,
-                wait_for_workers=False,
-                timeout=timedelta(seconds=_LOST_S),
-            )
-            while not self._over.is_set():
-                store.add(BEATS, 1)
-                self._answered = time.monotonic()
-                time.sleep(_BEAT_S)
-        except DistError:
-            return
+        """Ask the store again and again; a call to a store that is out of reach does not return.
+
+        One that was started anew meanwhile is told again what the job has noted.
+        """
+        while not self._over.is_set():
+            try:
+                store = connect(self._endpoint, _LOST_S)
+                tries.remind(store, self._job, self._notes)
+                while not self._over.wait(_BEAT_S):
+                    store.add(BEATS, 1)
+                    self._answered = time.monotonic()
+                    self._notes = tries.noted(store, self._job) or self._notes
+            except DistError:
+                self._over.wait(_BEAT_S)
 
     def _watch(self) -> None:
-        stop_at = float("inf")
+        stop_at, without_ranks = float("inf"), 0
         while not self._over.wait(0.5):
             now = time.monotonic()
             if stop_at == float("inf") and self._was_asked_to_stop():
@@ -91,10 +94,11 @@ class Watchdog:
             if now > stop_at:
                 self._say(f"asked to stop, and still there after {self._grace_s:.0f} s: ended by its watchdog")
                 _kill_descendants()
-                os._exit(_STOPPED)
-            if silent_s > _LOST_S and not _running_children():
+                os._exit(EXIT_CODE)
+            without_ranks = 0 if _running_children() else without_ranks + 1
+            if silent_s > _LOST_S and without_ranks > 2:  # the last rank's last line is copied by then
                 if stop_at < float("inf"):
-                    os._exit(_STOPPED)
+                    os._exit(EXIT_CODE)
                 self.start_anew(f"the rendezvous store {self._endpoint} has not answered for {silent_s:.0f} s")
 
     def _was_asked_to_stop(self) -> bool:
@@ -125,7 +129,15 @@ def _children(pid: int) -> list[int]:
 
 
 def _running_children() -> list[int]:
-    return _children(os.getpid())
+    """All but the store, which may have been started here and outlives this process."""
+    return [pid for pid in _children(os.getpid()) if not _is_store(pid)]
+
+
+def _is_store(pid: int) -> bool:
+    try:
+        return MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _kill_descendants() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryFile
 
 import torch.distributed as dist
 from pyarrow import fs
@@ -50,16 +50,16 @@ def mb_s(transfers: Sequence[Transfer]) -> float:
 
 def read(given: str, here: Session, lasting: float) -> Transfer:
     """Read this rank's share of the blocks of all files of `given`, for so many seconds at most. Collective."""
-    found: list[File] = []
+    own: list[tuple[File, int]] = []
     problem = ""
     try:
         found = files.find_below(given)
-        for file in found:
+        own = [block for number, block in enumerate(_blocks(found)) if number % here.world_size == here.global_rank]
+        for file in {id(file): file for file, _ in own}.values():
             _forget(file)
     except (UserError, OSError) as error:
         problem = str(error)
     dist.barrier(group=here.control)
-    own = [block for number, block in enumerate(_blocks(found)) if number % here.world_size == here.global_rank]
     if problem:
         return Transfer(0, 0.0, problem)
     cached, blocks = cached_share(own), iter(own)
@@ -80,7 +80,7 @@ def write_alone(folder: Path, lasting: float, sharing: int) -> Transfer:
         most = int(free * _SHARE_OF_SPACE / sharing)
         if most < _FIRST_PIECE:
             return Transfer(0, 0.0, f"{folder}: is nearly full: {free >> 20:,} MiB are free")
-        with NamedTemporaryFile(dir=folder, prefix=_PREFIX) as file:
+        with TemporaryFile(dir=folder) as file:  # without a name: gone with this process, however that ends
             pieces = _pieces(secrets.token_bytes(min(most, _LARGEST_PIECE)), most)
             return _for_so_long(lambda: _write_synced(file.fileno(), next(pieces)), lasting)
     except OSError as error:

@@ -2,7 +2,6 @@
 
 import importlib
 import platform
-import re
 import resource
 import shutil
 import socket
@@ -12,14 +11,13 @@ from pathlib import Path
 
 import torch
 
-from dlrm_dist import cores
+from dlrm_dist import cores, memory
 from dlrm_dist.errors import first_line
 from dlrm_dist.packages import FBGEMM, installed
 from dlrm_dist.planning.cluster import GIB
 from dlrm_dist.runtime import Session, processor
 
 _OTHERS = ("torch", "torchrec", "pyarrow", "numpy")
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,6 @@ class Facts:
 
 def facts(here: Session) -> Facts:
     """This rank's."""
-    total, available = memory_gib()
     on_gpu = here.device.type == "cuda"
     shm = Path("/dev/shm")
     return Facts(
@@ -62,8 +59,8 @@ def facts(here: Session) -> Facts:
         device=torch.cuda.get_device_name(here.device) if on_gpu else processor(),
         cores=cores.bound(),
         threads=here.threads,
-        memory_gib=total,
-        available_gib=available,
+        memory_gib=memory.total() / GIB,
+        available_gib=memory.available() / GIB,
         device_memory_gib=torch.cuda.get_device_properties(here.device).total_memory / GIB if on_gpu else 0.0,
         shm_gib=shutil.disk_usage(shm).total / GIB if shm.is_dir() else None,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
@@ -93,12 +90,3 @@ def cores_of(facts: Sequence[Facts]) -> int:
     bound = len({core for each in facts for core in each.cores})
     quotas = [each.quota for each in facts if each.quota is not None]
     return max(1, min([bound, *map(int, quotas)]))
-
-
-def memory_gib() -> tuple[float, float]:
-    """Memory in all, not more than the container may use, and what is available of it."""
-    info = dict(re.findall(r"^(\w+): +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE))
-    total, available = int(info["MemTotal"]) * 1024 / GIB, int(info["MemAvailable"]) * 1024 / GIB
-    limits = [Path(name).read_text().strip() for name in _CGROUP_LIMITS if Path(name).is_file()]
-    limit = min((int(text) / GIB for text in limits if text.isdigit()), default=total)
-    return min(total, limit), min(available, limit)

@@ -88,8 +88,8 @@ def rate(lines: Sequence[Line], scope: str) -> float | None:
     """GB/s that a rank sends; None if that was not measured.
 
     Inside a host that of the largest all-to-all: smaller messages stay in the processor's caches. Between hosts the
-    best of both collectives with messages that take time: none is faster than the link, and what else the hosts do
-    makes single ones slower (0.157 and 0.192 Gbit/s were measured on one link of 0.2).
+    best of both collectives with messages that take time: no steady stream of them is faster than the link, and what
+    else the hosts do makes single ones slower (0.157 and 0.192 Gbit/s were measured on one link of 0.2).
     """
     found = [line for line in lines if line.scope == scope]
     if not found:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from dlrm_dist.runtime import Session
 
 _MOST_CALLS = 10_000
+_SLOWER, _MOST_AGAIN = 1.1, 3
 _LONG_CALL = 0.5
 """Seconds of a first call from which on it counts: what is new to it, such as its pages, is little of that."""
 
@@ -29,16 +30,22 @@ def agreed_seconds(work: Callable[[], Any], calls: int, here: Session) -> float:
 def steady_seconds(work: Callable[[], Any], lasting: float, here: Session) -> float:
     """Of a call, on the slowest rank, after it has been called for about `lasting` seconds. Collective.
 
-    The calls are made in runs of 1, 2, 4, ..., of which the last one counts. So what is fast at first, such as a link
-    with a token bucket, is not taken for its rate, and no run takes much longer than all before it together.
+    The calls are made in runs of 1, 2, 4, ..., of which the last one counts; when that was slower than the one before,
+    it is made again. So what is fast at first, such as a link with a token bucket, is not taken for its rate, and no
+    run takes much longer than all before it together.
     """
-    calls, elapsed = 1, 0.0
+    calls, elapsed, again = 1, 0.0, _MOST_AGAIN
+    before = float("inf")
     while True:
         each = agreed_seconds(work, calls, here)
         elapsed += each * calls
-        if elapsed >= lasting and (calls > 1 or each > _LONG_CALL):
+        if elapsed < lasting or (calls == 1 and each <= _LONG_CALL):
+            calls *= 2
+        elif each <= _SLOWER * before or again == 0:
             return each
-        calls *= 2
+        else:
+            again -= 1
+        before = each
 
 
 def own_seconds(work: Callable[[], Any], lasting: float, here: Session) -> float:

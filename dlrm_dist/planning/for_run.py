@@ -1,13 +1,13 @@
 """The plan of a training run: a given file, or one made on the spot for the machine at hand."""
 
 import dataclasses
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from dlrm_dist import memory
 from dlrm_dist.errors import UserError
 from dlrm_dist.models.shape import ModelShape
 from dlrm_dist.planning import check, cluster, diff, plan_file
@@ -27,11 +27,13 @@ def plan_of_run(
     machine: Cluster,
     request: Request,
     restarted: bool,
+    incomplete: bool = False,
 ) -> tuple[PlanFile, list[str]]:
     """The plan to train by, and lines to log about it.
 
-    A restart on another number of hosts (`restarted`) takes the plan file of that size beside the given one, else plans
-    anew under the recorded constraints.
+    On another number of hosts than the given plan's, after a restart (`restarted`), or on fewer where more may still
+    come (`incomplete`), it takes the plan file of that size beside the given one, else plans anew under the recorded
+    constraints.
 
     Raises:
         UserError: the given plan is for another model or another number of ranks; no plan fits.
@@ -48,7 +50,8 @@ def plan_of_run(
     found = given.inputs.cluster
     if (found.hosts, found.devices_per_host, found.device) == (machine.hosts, machine.devices_per_host, machine.device):
         return given, []
-    if not restarted:
+    is_fewer = found.device == machine.device and machine.world_size < found.world_size
+    if not restarted and not (incomplete and is_fewer):
         raise UserError(
             f"{sharding.plan}: is for {found.size} {found.device} ranks, this run has {machine.size} on "
             f"{machine.device}; make one: {_command(machine)}"
@@ -66,7 +69,8 @@ def plan_of_run(
             comm_precision=old.comm_precision,
         )
         plan, origin = plan_model(model, optimizer, shape, machine, recorded), "a new plan under its constraints"
-    lines = [f"restarted on {machine.size} ranks, the plan was for {found.size}: using {origin}"]
+    began = "restarted" if restarted else "began"
+    lines = [f"{began} on {machine.size} ranks, the plan was for {found.size}: using {origin}"]
     return plan, lines + diff.text(given, plan)
 
 
@@ -100,10 +104,10 @@ def machine_at_hand(
         kept = sharding.hbm_gib / (1 - sized.value("reserved"))
         return sized.with_constant(key, kept, f"{HERE}: sharding.hbm_gib and the reserve"), lines
     if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory / GIB
+        size = torch.cuda.get_device_properties(device).total_memory / GIB
     else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB / local_world_size
-    return sized.with_constant(key, memory, HERE), lines
+        size = memory.total() / GIB / local_world_size
+    return sized.with_constant(key, size, HERE), lines
 
 
 def _shipped(path: Path, machine: Cluster, tables: Sequence[Table], optimizer: str) -> PlanFile | None:

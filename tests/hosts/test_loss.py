@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.hosts.conftest import TRAIN_ROWS
-from tests.hosts.jobs import Job
+from tests.hosts.jobs import Job, start_store
 
 pytestmark = pytest.mark.timeout(500)
 BATCH_SIZE = 100
@@ -57,8 +57,10 @@ def test_without_its_first_host_a_run_goes_on_and_takes_it_back(two_hosts_and_a_
 
 
 def test_a_cut_link_ends_both_sides_which_say_who_is_out_of_reach(two_hosts_and_a_store, clicks, tmp_path):
+    """With exchanges in groups of their own, which TorchRec and the sums between hosts make."""
     alpha, beta, gamma = two_hosts_and_a_store
-    job = Job(tmp_path, clicks, gamma.address, "2", *WORDS, "--runtime.timeout_s", 6, max_restarts=0)
+    words = (*WORDS, "--sharding.types", "table_row_wise", "--sharding.comm_precision", "bf16_between_hosts")
+    job = Job(tmp_path, clicks, gamma.address, "2", *words, "--runtime.timeout_s", 6, max_restarts=0)
     agents = [job.start(host) for host in (alpha, beta)]
     job.await_step(3, 90)
     first, its_agent, lost, lost_agent = first_of((alpha, beta), agents)
@@ -74,3 +76,23 @@ def test_a_cut_link_ends_both_sides_which_say_who_is_out_of_reach(two_hosts_and_
     assert f"error: agent on {lost.name}: the rendezvous store" in lost_agent.output
     assert time.monotonic() - started < 45
     assert first.pids() == lost.pids() == []
+
+
+def test_a_store_that_comes_back_knows_nothing_and_the_run_goes_on(two_hosts_and_a_store, clicks, tmp_path):
+    """The agents remember what the job has noted: else its run would be refused, as one that is there already."""
+    alpha, beta, gamma = two_hosts_and_a_store
+    job = Job(tmp_path, clicks, gamma.address, "2", *WORDS, "--checkpoint.every", 5, "--runtime.timeout_s", 30)
+    agents = [job.start(host) for host in (alpha, beta)]
+    job.await_step(12, 90)
+    gamma.kill()
+    for agent in agents:
+        agent.wait_for("waiting for it, to join the job again", 60)
+    start_store(gamma)
+    step = job.last_step()
+    job.await_step(step + 5, 120)
+    for agent in agents:
+        agent.send(signal.SIGTERM)
+    assert [agent.wait(60) for agent in agents] == [75, 75]
+    steps = [line["step"] for line in job.lines()]
+    assert steps == list(range(1, len(steps) + 1))
+    assert [line["samples"] for line in job.lines()] == [rows_after(step) for step in steps]

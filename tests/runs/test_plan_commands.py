@@ -1,8 +1,10 @@
 """`dlrm-dist plan` and training by a plan, as a user runs them."""
 
 import json
+import socket
 
 import pytest
+from torch.distributed import TCPStore
 
 from tests.helpers import ROOT, assert_refused, run_command
 
@@ -185,3 +187,17 @@ def test_a_restart_on_other_ranks_takes_the_plan_of_that_size(clicks, folder, tr
     assert dlrm_dist(folder, "plan", "make", *words).returncode == 0
     shipped = run_command("python", "launch/train.py", *arguments, *run, folder=ROOT, **environment)
     assert "using the plan file of that size beside" in shipped.stdout, shipped.stderr
+
+
+def test_while_a_host_is_late_its_ranks_are_planned_without(clicks, folder, trained_plan):
+    """The job may have more hosts than have come: it begins, and starts anew when they do."""
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    of_hosts = {"DLRM_DIST_JOB_STORE": f"localhost:{store.port}", "TORCHELASTIC_RUN_ID": "job"}
+    with socket.create_server(("localhost", 0)) as listener:
+        port = listener.getsockname()[1]
+    arguments = ("--data.path", clicks, "--train.batch_size", "256", "--train.max_steps", "2")
+    run = ("--run.folder", folder / "late", "--sharding.plan", trained_plan)
+    launcher = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), **of_hosts}
+    done = run_command("python", "launch/train.py", *arguments, *run, folder=ROOT, **launcher)
+    assert done.returncode == 0, done.stderr
+    assert "began on 1x1 ranks, the plan was for 1x2: using " in done.stdout

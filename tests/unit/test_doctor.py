@@ -199,8 +199,6 @@ def test_versions_that_are_asked_for_are_those_installed():
     from dlrm_dist.doctor import host
 
     assert host.versions()["torch"] == installed(["torch"])["torch"]
-    total, available = host.memory_gib()
-    assert 0 < available <= total
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])

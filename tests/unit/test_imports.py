@@ -6,12 +6,12 @@ from graphlib import TopologicalSorter
 from tests.helpers import ROOT
 
 LAYERS = [
-    {"errors", "interruption", "whereabouts", "cores"},
-    {"sections", "packages", "pages", "progress"},
+    {"errors", "interruption", "whereabouts", "cgroups", "place"},
+    {"sections", "packages", "pages", "progress", "cores", "memory", "tries", "speaking"},
     {"config"},
     {"data"},
     {"models"},
-    {"optim", "learning_rate", "monitor", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks", "tries", "waiting"},
+    {"optim", "learning_rate", "monitor", "cpu_adagrad", "lost_ranks", "listeners", "local_ranks", "waiting"},
     {"between_hosts"},
     {"runtime"},
     {"pace", "pulse"},

@@ -55,3 +55,11 @@ def test_without_a_launcher_there_is_one_try(monkeypatch):
     tries.is_restart.cache_clear()
     tries.note("run", "mine")
     assert not tries.is_restart() and tries.recall("run") is None
+
+
+def test_what_one_try_found_final_ends_the_later_ones(job):
+    job(1000)
+    assert tries.verdict() is None
+    assert tries.final(2) == 2
+    job(1001)
+    assert tries.verdict() == 2

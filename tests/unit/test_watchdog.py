@@ -1,5 +1,6 @@
 """An agent that hangs in a call to its store, as one that is cut off does: it ends, or begins again, all the same."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -8,7 +9,11 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from torch.distributed import TCPStore
 
+from dlrm_dist import tries
+from launch import elastic, rendezvous
+from launch.rendezvous import Endpoint
 from tests.helpers import ROOT
 
 AGENT = """
@@ -19,7 +24,7 @@ watchdog._LOST_S, watchdog._MARGIN_S = 1.5, 0.5
 signal.signal(signal.SIGTERM, lambda *_: None)
 print("begun", flush=True)
 child = subprocess.Popen(["sleep", "60"]) if "child" in sys.argv else None
-with watchdog.Watchdog(Endpoint("127.0.0.1", int(sys.argv[1])), may_return="return" in sys.argv):
+with watchdog.Watchdog(Endpoint("127.0.0.1", int(sys.argv[1])), "job", may_return="return" in sys.argv):
     print("watched", child and child.pid, flush=True)
     libc = ctypes.CDLL(None)
     while True:
@@ -89,3 +94,36 @@ def test_a_store_ends_when_nobody_needs_it():
 def test_a_store_refuses_a_taken_port(silent_port):
     done = run_store("--port", str(silent_port))
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(f"error: --port {silent_port}: ")
+
+
+def test_an_agent_says_why_its_store_cannot_be_started(silent_port):
+    """What listens there is no store: it is not waited for without end."""
+    problem = rendezvous.await_store(Endpoint("127.0.0.1", silent_port), "job", patience_s=600)
+    assert problem.startswith(f"cannot be started: --port {silent_port}: ")
+
+
+def test_a_store_that_was_started_anew_is_told_what_it_knew(monkeypatch):
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv(rendezvous.NOTES, json.dumps({"run": "mine", "exit code": "2"}))
+    endpoint = Endpoint("localhost", store.port)
+    assert rendezvous.await_store(endpoint, "job", patience_s=5) == ""
+    assert tries.noted(store, "job") == {"run": "mine", "exit code": "2"}
+    assert rendezvous.verdict(endpoint, "job") == 2 and rendezvous.verdict(endpoint, "another") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rdzv-conf", "join_timeout"], "--rdzv-conf is 'join_timeout'; allowed: key=number,..."),
+        (["--rdzv-conf", "join_timeout=x"], "--rdzv-conf is 'join_timeout=x'; allowed: key=number,..."),
+        (["--rdzv-endpoint", "h:99999"], "--rdzv-endpoint: "),
+        (["--nnodes", "x"], "--nnodes is 'x'; allowed: hosts, such as 2, or LEAST:MOST"),
+        (["--nnodes", "1:2:3"], "--nnodes is '1:2:3'; allowed: "),
+        (["--nproc-per-node", "many"], "--nproc-per-node is 'many': "),
+    ],
+)
+def test_mistakes_of_an_agent_are_one_line(capsys, words, said):
+    given = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:29500", *words, "x.py"]
+    assert elastic.main(given) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1

@@ -1,10 +1,10 @@
-"""Cores that count under quotas of cgroups, told by files as Linux lays them out."""
+"""Cores and memory that count under limits of cgroups, told by files as Linux lays them out."""
 
 import os
 
 import pytest
 
-from dlrm_dist import cores, runtime
+from dlrm_dist import cores, memory, runtime
 from tests.helpers import ROOT
 
 
@@ -17,6 +17,7 @@ def machine(root, own, files):
     """A machine on which this process's cgroups are `own`, with the files of /sys/fs/cgroup."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(own)
+    (root / "proc/meminfo").write_text("MemTotal:  100 kB\nMemFree:  20 kB\nMemAvailable:  80 kB\n")
     for name, text in files.items():
         path = root / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,3 +76,33 @@ def test_cores_are_counted_in_one_place():
         if any(name in path.read_text() for name in ("cpu_count", "sched_getaffinity", "ThreadPoolExecutor()"))
     ]
     assert counting == ["dlrm_dist/cores.py"]
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        (V2, {}, (100, 80)),
+        (V2, {"job/step/memory.max": "max\n", "job/step/memory.current": "9999999\n"}, (100, 80)),
+        (V2, {"job/memory.max": "51200\n", "job/memory.current": "51200\n"}, (50, 0)),
+        (V2, {"job/step/memory.max": "51200\n", "job/step/memory.current": "20480\n"}, (50, 30)),
+        (V2, {"job/step/memory.max": "99999999\n", "job/step/memory.current": "0\n"}, (100, 80)),
+        (
+            V2,
+            {
+                "job/memory.max": "51200\n",
+                "job/memory.current": "51200\n",
+                "job/memory.stat": "anon 1\ninactive_file 10240\n",
+            },
+            (50, 10),
+        ),
+        (V1, {"memory/job/memory.limit_in_bytes": "51200", "memory/job/memory.usage_in_bytes": "40960"}, (50, 10)),
+        (V1, {"memory/job/memory.limit_in_bytes": "9223372036854771712"}, (100, 80)),
+    ],
+)
+def test_memory_under_a_limit(tmp_path, own, files, expected):
+    root = machine(tmp_path, own, files)
+    assert (memory.total(root) / 1024, memory.available(root) / 1024) == expected
+
+
+def test_the_memory_of_this_machine():
+    assert 0 < memory.available() <= memory.total()

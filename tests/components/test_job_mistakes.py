@@ -3,21 +3,9 @@
 import pytest
 
 from launch import submission
+from tests.components.torchx_jobs import CPU, H100, PLAN, refusal, role
 from tests.golden import IMAGE
 from tests.helpers import numbered_dataset
-from tests.unit.torchx_jobs import CPU, H100, PLAN, isolate, refusal, role
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    isolate(monkeypatch, tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def all_packages(monkeypatch):
-    """As if each scheduler's package were installed: components do not import it."""
-    monkeypatch.setattr(submission, "find_spec", lambda name: name)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +29,9 @@ def all_packages(monkeypatch):
         ([*H100, "--interface", "eth0", "--env", "NCCL_SOCKET_IFNAME=ib0"], "exclude each other"),
         ([*H100, "--env", "A=1,2"], "slurm cuts variables at commas"),
         ([*H100, "--rdzv_endpoint", "store"], "--rdzv_endpoint is 'store'; allowed: HOST:PORT"),
+        ([*H100, "--rdzv_endpoint", "store:99999"], "--rdzv_endpoint is 'store:99999'; allowed: HOST:PORT"),
+        ([*H100, "--rdzv_port", "0"], "--rdzv_port is 0; allowed: 1 to 65535"),
+        ([*H100, "--rdzv_conf", "x"], "--rdzv_conf is 'x'; allowed: key=number"),
         ([*H100, "--image", "a"], "--image a has no effect with -s slurm"),
         ([*H100, "--mounts", "x=1"], "unknown mount option x"),
         (["-h", "abacus", "-j", "1x2"], "No named resource found for `abacus`"),
@@ -65,6 +56,9 @@ def test_mistakes_are_one_line(capsys, words, said):
         ("prepare", ["a.txt", "out", "--format", "kaggle", "--memory", "some"], "--memory"),
         ("evaluate", ["runs/none", "data"], "runs/none: is no run's folder"),
         ("evaluate", ["runs/none"], "DATASET"),
+        ("doctor", [*H100, "--", "--strage", "runs"], "unrecognized arguments: --strage"),
+        ("doctor", [*H100, "--", "--ranks", "3"], "--ranks is 3, but -j 2x8 starts 16; leave --ranks out"),
+        ("doctor", [*H100, "--", "--runtime.threads", "none"], "runtime.threads"),
     ],
 )
 def test_mistakes_in_the_arguments_of_other_verbs(capsys, component, words, said):

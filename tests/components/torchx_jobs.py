@@ -11,14 +11,6 @@ CPU = ["--runtime.device", "cpu"]
 PLAN = str(ROOT / "sharding_plans/mlperf_dcnv2_1x8_h100.plan.json")
 
 
-def isolate(monkeypatch, folder):
-    """In an empty folder, without what a launcher or a shell has set."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def role(*words, scheduler="slurm", component="train"):
     """The one role of what a component makes, for a scheduler."""
     call = submission.Submission(scheduler, "", {"queue": "default"})

@@ -9,24 +9,16 @@ from torchx.specs import finder
 
 from launch import submission
 from tests import golden
+from tests.components.torchx_jobs import H100
 from tests.golden import CASES, IMAGE
-from tests.unit.torchx_jobs import H100, isolate
 
 # torchx's linter still names ast.Str, which Python 3.12 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torchx.*")
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    isolate(monkeypatch, tmp_path)
+def components(folder, monkeypatch):
     monkeypatch.setattr(finder, "_components", golden.components())
-    return tmp_path
-
-
-@pytest.fixture
-def all_packages(monkeypatch):
-    """As if each scheduler's package were installed: components do not import it."""
-    monkeypatch.setattr(submission, "find_spec", lambda name: name)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

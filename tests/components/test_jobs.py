@@ -6,22 +6,10 @@ from dataclasses import fields
 import pytest
 
 from dlrm_dist import cores
-from launch import options, submission
+from launch import options
+from tests.components.torchx_jobs import CPU, H100, PLAN, role
 from tests.golden import IMAGE
 from tests.helpers import ROOT
-from tests.unit.torchx_jobs import CPU, H100, PLAN, isolate, role
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    isolate(monkeypatch, tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def all_packages(monkeypatch):
-    """As if each scheduler's package were installed: components do not import it."""
-    monkeypatch.setattr(submission, "find_spec", lambda name: name)
 
 
 def asked(*words, **options):
@@ -77,7 +65,9 @@ def test_options_reach_the_launcher():
     found = role(*words, "--interface", "ib0", "--log_dir", "/logs", "--env", "A=1")
     assert found.args[1].startswith("python -m launch.elastic --max-restarts 3 ")
     first, second = found.args[1].split("--rdzv_endpoint ")[1:]
-    assert "29500" in first and second.startswith("store:1234 --rdzv_conf join_timeout=9 -m launch.train")
+    assert "29500" in first and second.startswith(
+        "store:1234 --rdzv_id $SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0} --rdzv_conf join_timeout=9 -m launch.train"
+    )
     wanted = {"NCCL_SOCKET_IFNAME": "ib0", "GLOO_SOCKET_IFNAME": "ib0", "PET_LOG_DIR": "/logs", "A": "1"}
     assert wanted.items() <= found.env.items()
     assert found.env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "120"
