@@ -142,6 +142,8 @@ def main() -> int:
         parser.error(reason)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the hosts are taken down on the way out
     names = options.cases.split(",")
+    if unknown := set(names) - set(CASES):
+        parser.error(f"--cases: no case {min(unknown)!r}; allowed: {', '.join(CASES)}")
     with tempfile.TemporaryDirectory() as folder:
         data = _clicks(Path(folder))
         undisturbed = _tried(Path(folder, "nothing"), data, CASES["nothing"], None)
@@ -188,7 +190,12 @@ def _place(folder: Path, data: Path, case: Case) -> Iterator[Place]:
         job.await_step(BREAKS_AT, PATIENCE_S)
         if "step" not in agents[0].output:  # agents take their ranks in the order of their hosts' names
             raise AssertionError("global rank 0 is not on the first host")
-        yield Place(first, second, job, agents)
+        try:
+            yield Place(first, second, job, agents)
+        except AssertionError:
+            for agent in agents:
+                print("\n".join(["", *agent.output.splitlines()[-40:]]))
+            raise
 
 
 def _check(place: Place, case: Case, losses: list[float] | None) -> None:

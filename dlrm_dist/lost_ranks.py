@@ -22,6 +22,8 @@ _TIMED_OUT = ("imed out", "timeout")
 _LATE = "late"
 _CALLED = "called"
 _LISTEN_SECONDS = 1.0
+_JOIN_SECONDS = 1.0
+"""A process may abort at its end while a thread is inside a call to the store."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,11 @@ def named(store: dist.Store, rank: int, world_size: int, local_world_size: int, 
         yield
         return
     over = threading.Event()
+    copy = store.clone()  # type: ignore[attr-defined]  # absent in the stubs
+    listener = threading.Thread(target=_listen, args=(copy, rank, over), daemon=True)
+    listener.start()
     try:
         store.set(_host(rank), socket.gethostname())
-        threading.Thread(target=_listen, args=(store.clone(), rank, over), daemon=True).start()  # type: ignore[attr-defined]
         yield
     except Exception as error:
         over.set()
@@ -86,6 +90,7 @@ def named(store: dist.Store, rank: int, world_size: int, local_world_size: int, 
         raise LostRanksError(f"{_sentence(call, timeout_s)}; waited for in {where}", min(alive)) from error
     finally:
         over.set()
+        listener.join(_JOIN_SECONDS)
 
 
 def _listen(store: dist.Store, rank: int, over: threading.Event) -> None:

@@ -21,6 +21,8 @@ from dlrm_dist.lost_ranks import named_ranks
 from dlrm_dist.runtime import Session
 from dlrm_dist.waiting import Waiting
 
+_JOIN_S = 1.0
+"""A process may abort at its end while a thread is inside a call to the store."""
 _BEATS = 12
 """Notes within the time that a collective may take."""
 
@@ -43,11 +45,13 @@ class Pulse:
             return
         store = dist.PrefixStore("pulse", self._here.store.clone())  # type: ignore[attr-defined]  # absent in the stubs
         store.set_timeout(timedelta(seconds=self._every_s))
-        threading.Thread(target=self._beat, args=(store,), daemon=True).start()
+        thread = threading.Thread(target=self._beat, args=(store,), daemon=True)
+        thread.start()
         try:
             yield
         finally:
             self._over.set()
+            thread.join(_JOIN_S)
 
     def _beat(self, store: dist.Store) -> None:
         try:

@@ -26,6 +26,8 @@ _BEAT_S = 1.0
 _LOST_S = 12.0
 """Longer than the others wait before they count this host as lost: 8 s by launch/rendezvous.py."""
 _MARGIN_S = 5.0
+_JOIN_S = 3.0
+"""The process aborted in 1 of some 20 runs when a thread was still inside a call to the store at its end."""
 
 
 class Watchdog:
@@ -44,18 +46,21 @@ class Watchdog:
         self._answered = time.monotonic()
         self._over = threading.Event()
         self._signals, self._wakeup = socket.socketpair()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._ask, self._watch)]
 
     def __enter__(self) -> "Watchdog":
         self._signals.setblocking(False)
         self._wakeup.setblocking(False)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
-        for work in (self._ask, self._watch):
-            threading.Thread(target=work, daemon=True).start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, where: TracebackType | None) -> None:
         self._over.set()
         signal.set_wakeup_fd(-1)
+        for thread in self._threads:
+            thread.join(_JOIN_S)
 
     def start_anew(self, why: str) -> NoReturn:
         """Begin this process again, without its ranks, or end it where no restarts are wanted."""
