@@ -1,7 +1,7 @@
 """What can be refused before any rank starts: the config, the data, and whether they fit the number of ranks."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dlrm_dist import config as config_module
@@ -74,6 +74,28 @@ def validate_config(config: Config, world_size: int, device_type: str) -> None:
             "train.precision is tf32, which GPUs alone have, and this run is on cpu; allowed here: fp32, bf16; use "
             "fp32, or bf16 where the processor has instructions for it"
         )
+
+
+def validate_fewer(config: Config, world_sizes: Iterable[int], device_type: str) -> None:
+    """Check that the run can go on with fewer ranks, when hosts are lost.
+
+    Raises:
+        UserError: it would be refused then.
+    """
+    if config.model.managed_collisions:
+        raise UserError(
+            "model.managed_collisions binds ids to the number of ranks, which changes when hosts come and go; give -j "
+            "one number of hosts"
+        )
+    sharding = config.sharding
+    if sharding.plan:  # one for fewer ranks is made then, under the same constraints
+        types = plan_file.read(sharding.plan).inputs.sharding_types
+        sharding = sharding.model_copy(update={"plan": None, "types": types})
+    for world_size in world_sizes:
+        try:
+            validate_config(config.model_copy(update={"sharding": sharding}), world_size, device_type)
+        except UserError as error:
+            raise UserError(f"when hosts are lost: {error}") from None
 
 
 def validate_folders(config: Config) -> None:

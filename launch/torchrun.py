@@ -27,6 +27,11 @@ class Size:
         """Ranks in all, at most."""
         return self.hosts * self.ranks_per_host
 
+    @property
+    def fewer(self) -> list[int]:
+        """The numbers of ranks that it may go on with when hosts are lost."""
+        return [hosts * self.ranks_per_host for hosts in range(self.min_hosts, self.hosts)]
+
     def __str__(self) -> str:
         """As -j has it."""
         least = f"{self.min_hosts}:" if self.min_hosts < self.hosts else ""

@@ -73,6 +73,8 @@ class Training:
             preflight.validate(config, size.world_size, size.ranks_per_host)
         else:
             preflight.validate_config(config, size.world_size, device)
+        if size.fewer:
+            preflight.validate_fewer(config, size.fewer, device or config.runtime.device)
         if self._place is Place.SHARED:
             preflight.validate_folders(config)
         path = config.data.path

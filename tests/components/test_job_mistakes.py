@@ -7,6 +7,9 @@ from tests.components.torchx_jobs import CPU, H100, PLAN, refusal, role
 from tests.golden import IMAGE
 from tests.helpers import numbered_dataset
 
+INT8 = ["--sharding.comm_precision", "int8", "--sharding.types", "table_wise"]
+MANAGED = ["--model.managed_collisions", "C1"]
+
 
 @pytest.mark.parametrize(
     ("words", "said"),
@@ -42,6 +45,14 @@ from tests.helpers import numbered_dataset
         ),
         ([*H100, "--", "--config", "none.toml"], "--config none.toml: cannot be read"),
         ([*H100, "--", "--data.path", "none"], "none"),
+        (
+            ["--cluster", "h100", "-j", "2:3x1", "--", *INT8, "--train.batch_size", "24", "--eval.batch_size", "24"],
+            "when hosts are lost: sharding.comm_precision is int8, which needs a multiple of 8 rows on a rank",
+        ),
+        (
+            ["--cluster", "h100", "-j", "1:2x8", "--", *MANAGED],
+            "model.managed_collisions binds ids to the number of ranks",
+        ),
         (["--config", "a.toml", *H100, "--", "--config", "b.toml"], "--config a.toml and --config b.toml: give one"),
     ],
 )

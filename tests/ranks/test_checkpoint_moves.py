@@ -6,16 +6,14 @@ import pytest
 
 from benchmarks.checkpoint_matrix import PLANS, WORLD_SIZES, problem, run
 
-FACTORS = (WORLD_SIZES, PLANS, WORLD_SIZES, PLANS)
-
 
 def pairs_of(case):
     return set(combinations(enumerate(case), 2))
 
 
-def pairwise_cover():
+def pairwise_cover(sizes):
     """Cases such that every two values of every two factors meet; greedy."""
-    every = list(product(*FACTORS))
+    every = list(product(sizes, PLANS, sizes, PLANS))
     missing = set().union(*map(pairs_of, every))
     chosen = []
     while missing:
@@ -26,9 +24,9 @@ def pairwise_cover():
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("optimizer", ["adagrad", "rowwise_adagrad"])
-def test_any_checkpoint_loads_under_any_plan(optimizer, tmp_path):
-    cover = pairwise_cover()
+@pytest.mark.parametrize(("optimizer", "sizes"), [("adagrad", WORLD_SIZES), ("rowwise_adagrad", (1, 2, 4))])
+def test_any_checkpoint_loads_under_any_plan(optimizer, sizes, tmp_path):
+    cover = pairwise_cover(sizes)
     assert 25 <= len(cover) <= 40
     found = run(cover, optimizer, tmp_path)
     assert len(found) == len(cover)

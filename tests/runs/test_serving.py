@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 
 import numpy as np
 import pyarrow as pa
@@ -260,18 +259,15 @@ def test_what_is_cut_off_leaves_nothing(run, clicks, tmp_path, monkeypatch, erro
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif("DLRM_DIST_LONG" not in os.environ, reason="compiling takes minutes: set DLRM_DIST_LONG=1")
 def test_a_compiled_program_scores_alike(run, clicks, exported, tmp_path):
-    """In a process of its own, as it compiles for long where the machine is busy."""
+    """In a process of its own, as it compiles for long."""
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         pytest.skip("no C++ compiler here")
     words = ("export", run, tmp_path / "aoti", "--embeddings", "int8", "--format", "aoti")
-    try:
-        done = run_command(
-            "dlrm-dist", *words, folder=ROOT, timeout=45, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache")
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip("compiling takes more than 45 s here")
+    cache = str(tmp_path / "cache")
+    done = run_command("dlrm-dist", *words, folder=ROOT, timeout=220, TORCHINDUCTOR_CACHE_DIR=cache)
     assert done.returncode == 0, done.stderr
     rows = valid_rows(clicks)
     found, wanted = (Predictor(each).predict(rows, prepared=True) for each in (tmp_path / "aoti", exported))
