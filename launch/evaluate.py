@@ -3,7 +3,11 @@
 Exit codes: 0 done, 1 the scores are not finite or a rank was lost, 2 a mistake in the command or the data.
 """
 
+import os
 import sys
+
+# Before torch is imported: see train.py.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from dlrm_dist import tries
 from dlrm_dist.cli import main
