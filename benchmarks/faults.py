@@ -1,8 +1,8 @@
 """What a run over two hosts does when something breaks: does it end or come back as promised, and how soon?
 
 `python -m benchmarks.faults [--times 5] [--cases 'cut link,slow rank'] [--out FILE.md]`, as root on Linux with
-iproute2: the hosts are network namespaces (tests/hosts/namespaces.py), two ranks on each, and the rendezvous store is
-on a third. Each case trains for real, breaks one thing, and checks what is promised of it; each run must report every
+iproute2: the hosts are network namespaces (benchmarks/hosts/namespaces.py), two ranks on each, and the rendezvous store
+is on a third. Each case trains for real, breaks one thing, and checks what is promised of it; each run must report every
 step once, with the rows that belong to it. Exit code 1 if a promise was broken.
 """
 
@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
+from benchmarks.hosts import namespaces
+from benchmarks.hosts.jobs import Job, pid_of, slowed, start_store
+from benchmarks.hosts.namespaces import Host, Program
 from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.synthetic import write_clicks
-from tests.hosts import namespaces
-from tests.hosts.jobs import Job, pid_of, slowed, start_store
-from tests.hosts.namespaces import Host, Program
 
 ROWS, BATCH_SIZE, STEPS, TIMEOUT_S = 2003, 100, 80, 10
 BREAKS_AT = 12

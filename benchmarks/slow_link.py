@@ -1,8 +1,8 @@
 """Training over a slow link between two hosts: the default plan, and plans by the cluster file of `dlrm-dist doctor`.
 
 `python -m benchmarks.slow_link [--rate 200mbit] [--steps 60] [--repeats 3] [--work FOLDER] [--json]`, as root on Linux
-with iproute2: two hosts of two ranks are network namespaces (tests/hosts/namespaces.py) whose links carry no more than
-`--rate`. The doctor examines them; then each way trains in turns, and its steps are set beside the prediction.
+with iproute2: two hosts of two ranks are network namespaces (benchmarks/hosts/namespaces.py) whose links carry no more
+than `--rate`. The doctor examines them; then each way trains in turns, and its steps are set beside the prediction.
 """
 
 import json
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
+from benchmarks.hosts import namespaces
+from benchmarks.hosts.jobs import PORT, start_store
+from benchmarks.hosts.namespaces import Host
 from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.synthetic import write_clicks
 from dlrm_dist.planning import plan_file, step
-from tests.hosts import namespaces
-from tests.hosts.jobs import PORT, start_store
-from tests.hosts.namespaces import Host
 
 RANKS = 2
 """Of each host."""

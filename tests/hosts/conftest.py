@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.hosts import namespaces
+from benchmarks.hosts.jobs import start_store
+from benchmarks.hosts.namespaces import Host
 from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
 from dlrm_dist.data.synthetic import write_clicks
-from tests.hosts import namespaces
-from tests.hosts.jobs import start_store
-from tests.hosts.namespaces import Host
 
 TRAIN_ROWS = 2003
 """Does not divide by the batches of the tests."""

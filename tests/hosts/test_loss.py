@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from benchmarks.hosts.jobs import Job, start_store
 from tests.hosts.conftest import TRAIN_ROWS
-from tests.hosts.jobs import Job, start_store
 
 pytestmark = pytest.mark.timeout(500)
 BATCH_SIZE = 100

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.hosts import namespaces
+from benchmarks.hosts import namespaces
 
 LISTEN = """
 import socket, sys

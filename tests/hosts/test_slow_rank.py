@@ -3,7 +3,7 @@
 import os
 import signal
 
-from tests.hosts.jobs import Job, pid_of, slowed
+from benchmarks.hosts.jobs import Job, pid_of, slowed
 
 
 def test_a_slow_rank_is_named_with_its_host_and_so_is_one_that_stands_still(two_hosts, clicks, tmp_path):

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from benchmarks.hosts.jobs import MODEL, Job
 from dlrm_dist.local_ranks import environments, wait
 from tests.helpers import ROOT
 from tests.hosts.conftest import TRAIN_ROWS
-from tests.hosts.jobs import MODEL, Job
 
 BATCH_SIZE = 100
 STEPS = -(-TRAIN_ROWS // BATCH_SIZE)

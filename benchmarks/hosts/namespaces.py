@@ -40,9 +40,11 @@ class Program:
 
     @property
     def is_running(self) -> bool:
+        """Whether it has not ended yet."""
         return self._process.poll() is None
 
     def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
         self._process.send_signal(number)
 
     def wait(self, timeout: float) -> int:

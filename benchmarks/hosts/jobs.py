@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import ROOT
-from tests.hosts.namespaces import Host, Program
+from benchmarks.harness import ROOT
+from benchmarks.hosts.namespaces import Host, Program
 
 PORT = 29500
 MODEL = ("--model.embedding_dim", "8", "--model.bottom_mlp", "16,8", "--model.top_mlp", "16,1")
