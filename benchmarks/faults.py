@@ -2,8 +2,8 @@
 
 `python -m benchmarks.faults [--times 5] [--cases 'cut link,slow rank'] [--out FILE.md]`, as root on Linux with
 iproute2: the hosts are network namespaces (benchmarks/hosts/namespaces.py), two ranks on each, and the rendezvous store
-is on a third. Each case trains for real, breaks one thing, and checks what is promised of it; each run must report every
-step once, with the rows that belong to it. Exit code 1 if a promise was broken.
+is on a third. Each case trains for real, breaks one thing, and checks what is promised of it; each run must report
+every step once, with the rows that belong to it. Exit code 1 if a promise was broken.
 """
 
 import argparse
