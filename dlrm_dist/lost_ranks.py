@@ -20,7 +20,9 @@ _STORE_SECONDS = 5.0
 _GLOO = ("gloo", "pair closure")
 _TIMED_OUT = ("imed out", "timeout")
 _LATE = "late"
-_CALLED = "called"
+_CALLED, _SPEAKER = "called", "speaker"
+_WAITS = "waits"
+"""The answer of a rank's thread for a main thread that still waits; that of one which was left alone is empty."""
 _LISTEN_SECONDS = 1.0
 _JOIN_SECONDS = 1.0
 """A process may abort at its end while a thread is inside a call to the store."""
@@ -33,12 +35,14 @@ class RollCall:
     Attributes:
         silent: ranks that did not answer.
         failed: those that failed by themselves, with their reasons.
+        speaker: the rank that called first, and says what was found.
         hung: whether a wait took too long; one rank's wait ends the connections of others, which see only that.
         hosts: of the ranks that are silent or failed, by rank, where they are known.
     """
 
     silent: Sequence[int]
     failed: dict[int, str]
+    speaker: int
     hung: bool
     hosts: dict[int, str] = field(default_factory=dict)
 
@@ -86,8 +90,7 @@ def named(store: dist.Store, rank: int, world_size: int, local_world_size: int, 
             raise LostRanksError(
                 f"{_cut_off(rank, world_size, local_world_size)}; it waited in {where}", rank
             ) from error
-        alive = set(range(world_size)) - set(call.silent) - set(call.failed)
-        raise LostRanksError(f"{_sentence(call, timeout_s)}; waited for in {where}", min(alive)) from error
+        raise LostRanksError(f"{_sentence(call, timeout_s)}; waited for in {where}", call.speaker) from error
     finally:
         over.set()
         listener.join(_JOIN_SECONDS)
@@ -99,7 +102,7 @@ def _listen(store: dist.Store, rank: int, over: threading.Event) -> None:
         while not over.wait(_LISTEN_SECONDS):
             if store.check([_CALLED]):
                 if not store.check([_LATE]):
-                    store.compare_set(str(rank), "", "")
+                    store.compare_set(str(rank), "", _WAITS)
                 return
 
 
@@ -125,6 +128,7 @@ def _roll_call(store: dist.Store, rank: int, world_size: int, late: bool) -> Rol
             store.set(_LATE, "")
         store.set(_CALLED, "")
         _answer(store, rank, "")
+        speaker = int(store.compare_set(_SPEAKER, "", str(rank)))
         while True:
             here = [other for other in range(world_size) if store.check([str(other)])]
             if len(here) == world_size or time.monotonic() > end:
@@ -132,12 +136,12 @@ def _roll_call(store: dist.Store, rank: int, world_size: int, late: bool) -> Rol
             time.sleep(0.05)
         reasons = {other: store.get(str(other)).decode() for other in here}
         silent = [other for other in range(world_size) if other not in reasons]
-        failed = {other: reason for other, reason in reasons.items() if reason}
-        return RollCall(silent, failed, store.check([_LATE]), _hosts(store, [*silent, *failed]))
+        failed = {other: reason for other, reason in reasons.items() if reason not in ("", _WAITS)}
+        return RollCall(silent, failed, speaker, store.check([_LATE]), _hosts(store, [*silent, *failed]))
     except RuntimeError:
         if tries.spans_hosts():  # it is beside the ranks: none of them is to blame
             return None
-        return RollCall([0], {}, hung=True)  # rank 0 keeps the store where no launcher does
+        return RollCall([0], {}, speaker=1, hung=True)  # rank 0 keeps the store where no launcher does
 
 
 def _hosts(store: dist.Store, ranks: Sequence[int]) -> dict[int, str]:
@@ -149,7 +153,8 @@ def _host(rank: int) -> str:
 
 
 def _answer(store: dist.Store, rank: int, reason: str) -> None:
-    store.set(str(rank), reason)
+    with suppress(RuntimeError):  # the store is gone: nobody asks any more
+        store.set(str(rank), reason)
 
 
 def _sentence(found: RollCall, timeout_s: int) -> str:

@@ -143,7 +143,7 @@ def _validate_sharding(section: ShardingSection, batch_sizes: dict[str, int], wo
     plan = plan_file.read(section.plan)
     placed = {sharding.sharding_type for _, sharding in plan.placed()}
     constraints.refuse_precision(section.comm_precision, sorted(placed), rows)
-    is_incomplete = tries.spans_hosts() and world_size < plan.world_size  # a host that is late begins a new try
+    is_incomplete = tries.lacks_hosts() and world_size < plan.world_size  # a host that is late begins a new try
     if plan.world_size != world_size and not (tries.is_restart() or is_incomplete):
         raise UserError(
             f"{section.plan}: is for {plan.world_size} ranks ({plan.inputs.cluster.size}), this run has "

@@ -28,7 +28,7 @@ _LOCK_SECONDS = 2.0
 """A restarted run may find the killed one's lock for a moment..."""
 _LOCK_SECONDS_OF_A_RESTART = 120.0
 """...and a job that has lost a host that of ranks there, which are cut off and still about to end; of a host that died,
-an NFS server keeps it for a lease, Linux's for 90 s."""
+an NFS server keeps it for a lease, Linux's for 90 s. The other ranks wait for `runtime.timeout_s` at most meanwhile."""
 
 
 def check(section: RunSection, resumes: bool = False) -> None:
@@ -36,7 +36,6 @@ def check(section: RunSection, resumes: bool = False) -> None:
 
     Raises:
         UserError: its folder exists; there is no name; another run is using the folder.
-        BusyRunError: an earlier try of this job is.
     """
     path = section.folder / section.name
     if resumes and not section.name:
@@ -45,7 +44,7 @@ def check(section: RunSection, resumes: bool = False) -> None:
         raise UserError(
             f"{path}: a run is there already; choose another --run.name, or continue it: --train.resume auto"
         )
-    if resumes and path.is_dir():
+    if resumes and path.is_dir() and not tries.is_restart():
         _lock(path).release()
 
 
@@ -72,13 +71,17 @@ class RunFolder:
                 raise UserError(f"{self.path}: cannot be made: {error.strerror}; choose another --run.folder") from None
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, timeout_s: float) -> Iterator[None]:
         """Keep other runs out of the folder, clear what a killed one left half written, and report how this one ends.
+
+        Args:
+            timeout_s: seconds that the other ranks wait for this one at most.
 
         Raises:
             UserError: another run is using it.
+            BusyRunError: this is a restart, and another run, or an earlier try of this job, is using it still.
         """
-        with _lock(self.path):
+        with _lock(self.path, min(_LOCK_SECONDS_OF_A_RESTART, timeout_s / 2)):
             for leftover in self.path.glob(".*.tmp"):
                 leftover.unlink()
             try:
@@ -222,14 +225,16 @@ def describe(result: dict[str, Any]) -> str:
     )
 
 
-def _lock(path: Path) -> FileLock:
-    """The folder's lock, taken. The system drops it with its process, however that ends."""
+def _lock(path: Path, patience_s: float = _LOCK_SECONDS) -> FileLock:
+    """The folder's lock, taken, on a restart with more patience. The system drops it with its process."""
     lock = FileLock(path / state.LOCK)
     try:
-        lock.acquire(timeout=_LOCK_SECONDS_OF_A_RESTART if tries.is_restart() else _LOCK_SECONDS)
+        lock.acquire(timeout=patience_s if tries.is_restart() else _LOCK_SECONDS)
     except Timeout:
         if tries.is_restart():
-            raise BusyRunError(f"{path}: an earlier try of this job, on a host that is lost, still holds it") from None
+            raise BusyRunError(
+                f"{path}: an earlier try of this job, or another run, still uses this folder after {patience_s:.0f} s"
+            ) from None
         raise UserError(
             f"{path}: another run is using this folder; wait for its end, or choose another --run.name"
         ) from None

@@ -39,7 +39,7 @@ from dlrm_dist.runtime import (
 from dlrm_dist.shard import ShardedTask, shard
 from dlrm_dist.step_split import StepSplit
 from dlrm_dist.tensorboard import TensorBoard
-from dlrm_dist.tries import RUN, is_restart, note, recall, spans_hosts
+from dlrm_dist.tries import RUN, is_restart, lacks_hosts, note, recall
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _reader(config: Config, info: DatasetInfo, split: str, here: Session) -> Spl
 def _folder(config: Config, plan: PlanFile, here: Session, held: ExitStack) -> RunFolder:
     """The run's folder, kept from other runs until `held` ends, with what it takes to run it again."""
     folder = RunFolder(config.run, config.train.resume == "auto")
-    held.enter_context(folder.held())
+    held.enter_context(folder.held(config.runtime.timeout_s))
     note(RUN, folder.path.name)
     folder.start(config, plan, here)
     folder.keep_vocabularies(config.data.path)
@@ -220,6 +220,6 @@ def _plan(config: Config, shape: ModelShape, here: Session) -> tuple[PlanFile, l
         machine,
         request_of(config),
         restarted=is_restart(),
-        incomplete=spans_hosts(),
+        incomplete=lacks_hosts(),
     )
     return plan, lines + more

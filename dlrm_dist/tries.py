@@ -11,8 +11,12 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from dlrm_dist import place
+
 JOB_STORE = "DLRM_DIST_JOB_STORE"
 """In the environment of ranks that `launch.elastic` starts on several hosts: host and port of the job's store."""
+MOST_HOSTS = "DLRM_DIST_MOST_HOSTS"
+"""Beside it: how many hosts the job may have."""
 _QUICK = timedelta(seconds=10)
 _FIRST = "first try"
 RUN = "run"
@@ -24,6 +28,11 @@ _VERDICT = "exit code"
 def spans_hosts() -> bool:
     """Whether hosts may come and go while the job goes on."""
     return JOB_STORE in os.environ
+
+
+def lacks_hosts() -> bool:
+    """Whether this try has fewer hosts than the job may have: more may still come."""
+    return int(os.environ.get(MOST_HOSTS, "0")) * place.local_world_size() > place.world_size()
 
 
 @functools.cache

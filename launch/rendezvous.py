@@ -29,7 +29,8 @@ DEFAULTS = {
 """Of `--rdzv-conf`; what the command line says goes before."""
 NOTES = "DLRM_DIST_JOB_NOTES"
 """In the environment of an agent that begins again: what the job had noted in the store that was lost."""
-_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+_WHOLE = re.compile(r"[1-9][0-9]*")
+_WHOLE_KEYS = (*list(DEFAULTS)[1:], "close_timeout", "heartbeat_timeout", "read_timeout")
 _ANSWER_S = 5.0
 _IDLE_S = 120.0
 """A store that was started here ends so long after the last agent."""
@@ -53,20 +54,33 @@ def endpoint_of(args: Namespace) -> Endpoint | None:
     Raises:
         UserError: an option has a wrong value.
     """
-    try:
-        _, max_nodes = run.parse_min_max_nnodes(args.nnodes)
-    except (ValueError, RuntimeError):
-        raise UserError(f"--nnodes is {args.nnodes!r}; allowed: hosts, such as 2, or LEAST:MOST, such as 1:2") from None
-    try:
-        run.determine_local_world_size(args.nproc_per_node)
-    except ValueError as error:
-        raise UserError(f"--nproc-per-node is {args.nproc_per_node!r}: {first_line(error)}") from None
+    max_nodes = _checked_size(args)
+    settings(args.rdzv_conf)
     if max_nodes == 1 or args.standalone or args.rdzv_backend != "c10d":
         return None
     try:
         return Endpoint(*parse_rendezvous_endpoint(args.rdzv_endpoint, default_port=29500))
     except ValueError as error:
         raise UserError(f"--rdzv-endpoint: {first_line(error)} Allowed: HOST:PORT, such as store1:29500") from None
+
+
+def _checked_size(args: Namespace) -> int:
+    """The number of hosts at most."""
+    try:
+        least, most = run.parse_min_max_nnodes(args.nnodes)
+    except (ValueError, RuntimeError):
+        least = most = 0
+    if not 1 <= least <= most:
+        raise UserError(f"--nnodes is {args.nnodes!r}; allowed: hosts, such as 2, or LEAST:MOST, such as 1:2")
+    try:
+        ranks = run.determine_local_world_size(args.nproc_per_node)
+    except ValueError:
+        ranks = 0
+    if ranks < 1:
+        raise UserError(f"--nproc-per-node is {args.nproc_per_node!r}; allowed: a number, gpu, cpu or auto")
+    if args.max_restarts < 0:
+        raise UserError(f"--max-restarts is {args.max_restarts}; allowed: 0 or more")
+    return int(most)
 
 
 def prepare(args: Namespace, endpoint: Endpoint) -> None:
@@ -79,19 +93,22 @@ def prepare(args: Namespace, endpoint: Endpoint) -> None:
     # A store inside the first host's agent would die with it; and a host that comes back could not reach it.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ[tries.JOB_STORE] = str(endpoint)
+    os.environ[tries.MOST_HOSTS] = str(run.parse_min_max_nnodes(args.nnodes)[1])
 
 
 def settings(given: str, option: str = "--rdzv-conf") -> dict[str, str]:
     """What `--rdzv-conf` sets; `option` is its name where it was given.
 
     Raises:
-        UserError: it is not of the form key=seconds,...
+        UserError: it is not of the form key=value,..., or a time or a count is no whole number.
     """
     found: dict[str, str] = {}
     for each in filter(None, given.split(",")):
         key, _, value = each.partition("=")
-        if not key or not _NUMBER.fullmatch(value):
-            raise UserError(f"{option} is {given!r}; allowed: key=number,..., such as join_timeout=600")
+        if not (key and value) or (key in _WHOLE_KEYS and not _WHOLE.fullmatch(value)):
+            raise UserError(
+                f"{option} is {given!r}; allowed: key=value,..., of whole numbers from 1 on, such as join_timeout=600"
+            )
         found[key] = value
     return found
 
@@ -109,9 +126,10 @@ def await_store(endpoint: Endpoint, job: str, patience_s: float) -> str:
     end, said = time.monotonic() + patience_s, False
     while True:
         found = _answering(endpoint)
-        if found:
-            tries.remind(found, job, json.loads(os.environ.get(NOTES, "{}")))
-            return ""
+        with suppress(DistError):  # gone again: it is waited for
+            if found:
+                tries.remind(found, job, json.loads(os.environ.get(NOTES, "{}")))
+                return ""
         if time.monotonic() > end:
             return f"was not there for {patience_s:g} s"
         if _is_here(endpoint):
@@ -137,7 +155,9 @@ def connect(endpoint: Endpoint, timeout_s: float) -> TCPStore:
 def verdict(endpoint: Endpoint, job: str) -> int | None:
     """The exit code that a try of the job found to be final, if one did and the store can tell."""
     found = _answering(endpoint)
-    return tries.verdict_of(found, job) if found else None
+    with suppress(DistError):
+        return tries.verdict_of(found, job) if found else None
+    return None
 
 
 def _answering(endpoint: Endpoint) -> TCPStore | None:

@@ -26,7 +26,7 @@ _started: list[subprocess.Popen[str]] = []
 def main(arguments: Sequence[str] | None = None) -> int:
     """Keep a store; returns when nobody has needed it for long enough."""
     parser = argparse.ArgumentParser(prog="python -m launch.store", description=__doc__)
-    parser.add_argument("--port", type=int, default=29500, choices=range(65536), metavar="PORT")
+    parser.add_argument("--port", type=_port, default=29500)
     parser.add_argument("--idle-s", type=float, default=float("inf"), help="end after so long without an agent")
     options = parser.parse_args(arguments)
     try:
@@ -47,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: 0 (any free one) to 65535")
+    return int(text)
 
 
 def start(port: int, idle_s: float) -> str:

@@ -41,7 +41,7 @@ class Watchdog:
 
     def __init__(self, endpoint: Endpoint, job: str, may_return: bool) -> None:
         self._endpoint, self._job, self._may_return = endpoint, job, may_return
-        self._notes: dict[str, str] = {}
+        self._notes: dict[str, str] = json.loads(os.environ.get(NOTES, "{}"))
         self._grace_s = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")) + _MARGIN_S
         self._answered = time.monotonic()
         self._over = threading.Event()

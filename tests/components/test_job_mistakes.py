@@ -34,7 +34,7 @@ MANAGED = ["--model.managed_collisions", "C1"]
         ([*H100, "--rdzv_endpoint", "store"], "--rdzv_endpoint is 'store'; allowed: HOST:PORT"),
         ([*H100, "--rdzv_endpoint", "store:99999"], "--rdzv_endpoint is 'store:99999'; allowed: HOST:PORT"),
         ([*H100, "--rdzv_port", "0"], "--rdzv_port is 0; allowed: 1 to 65535"),
-        ([*H100, "--rdzv_conf", "x"], "--rdzv_conf is 'x'; allowed: key=number"),
+        ([*H100, "--rdzv_conf", "x"], "--rdzv_conf is 'x'; allowed: key=value"),
         ([*H100, "--image", "a"], "--image a has no effect with -s slurm"),
         ([*H100, "--mounts", "x=1"], "unknown mount option x"),
         (["-h", "abacus", "-j", "1x2"], "No named resource found for `abacus`"),

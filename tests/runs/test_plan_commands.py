@@ -8,6 +8,7 @@ from torch.distributed import TCPStore
 
 from tests.helpers import ROOT, assert_refused, run_command
 
+COMPLETE = {"DLRM_DIST_MOST_HOSTS": "1", "TORCHELASTIC_RUN_ID": "another"}
 PLANS = sorted((ROOT / "sharding_plans").glob("*.plan.json"))
 MODEL = ("--model.num_embeddings", "90000,80000,3", "--data.path", "nowhere")
 
@@ -193,6 +194,7 @@ def test_while_a_host_is_late_its_ranks_are_planned_without(clicks, folder, trai
     """The job may have more hosts than have come: it begins, and starts anew when they do."""
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     of_hosts = {"DLRM_DIST_JOB_STORE": f"localhost:{store.port}", "TORCHELASTIC_RUN_ID": "job"}
+    of_hosts["DLRM_DIST_MOST_HOSTS"] = "2"
     with socket.create_server(("localhost", 0)) as listener:
         port = listener.getsockname()[1]
     arguments = ("--data.path", clicks, "--train.batch_size", "256", "--train.max_steps", "2")
@@ -201,3 +203,5 @@ def test_while_a_host_is_late_its_ranks_are_planned_without(clicks, folder, trai
     done = run_command("python", "launch/train.py", *arguments, *run, folder=ROOT, **launcher)
     assert done.returncode == 0, done.stderr
     assert "began on 1x1 ranks, the plan was for 1x2: using " in done.stdout
+    all_there = run_command("python", "launch/train.py", *arguments, *run, folder=ROOT, **launcher | COMPLETE)
+    assert_refused(all_there, "is for 2 ranks (1x2), this run has 1")

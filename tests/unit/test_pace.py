@@ -107,7 +107,7 @@ def test_who_keeps_others_waiting():
 
 
 def test_lost_ranks_are_named_with_their_hosts():
-    assert _sentence(RollCall([2, 3], {}, True, {2: "beta", 3: "beta"}), 9).startswith(
+    assert _sentence(RollCall([2, 3], {}, 0, True, {2: "beta", 3: "beta"}), 9).startswith(
         "ranks 2, 3 on beta did not answer within 9 s (runtime.timeout_s)"
     )
-    assert _sentence(RollCall([1], {}, False), 9).startswith("rank 1 went away")
+    assert _sentence(RollCall([1], {}, 0, False), 9).startswith("rank 1 went away")

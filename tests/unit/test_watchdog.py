@@ -12,7 +12,7 @@ import pytest
 from torch.distributed import TCPStore
 
 from dlrm_dist import tries
-from launch import elastic, rendezvous
+from launch import elastic, rendezvous, store
 from launch.rendezvous import Endpoint
 from tests.helpers import ROOT
 
@@ -91,6 +91,14 @@ def test_a_store_ends_when_nobody_needs_it():
     assert done.returncode == 0 and done.stdout.startswith("rendezvous store on port ")
 
 
+@pytest.mark.parametrize("port", ["99999", "-1", "x"])
+def test_a_store_refuses_what_is_no_port(capsys, port):
+    with pytest.raises(SystemExit) as stop:
+        store.main([f"--port={port}"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"{port!r}; allowed: 0 (any free one) to 65535")
+
+
 def test_a_store_refuses_a_taken_port(silent_port):
     done = run_store("--port", str(silent_port))
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(f"error: --port {silent_port}: ")
@@ -103,23 +111,28 @@ def test_an_agent_says_why_its_store_cannot_be_started(silent_port):
 
 
 def test_a_store_that_was_started_anew_is_told_what_it_knew(monkeypatch):
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    server = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv(rendezvous.NOTES, json.dumps({"run": "mine", "exit code": "2"}))
-    endpoint = Endpoint("localhost", store.port)
+    endpoint = Endpoint("localhost", server.port)
     assert rendezvous.await_store(endpoint, "job", patience_s=5) == ""
-    assert tries.noted(store, "job") == {"run": "mine", "exit code": "2"}
+    assert tries.noted(server, "job") == {"run": "mine", "exit code": "2"}
     assert rendezvous.verdict(endpoint, "job") == 2 and rendezvous.verdict(endpoint, "another") is None
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--rdzv-conf", "join_timeout"], "--rdzv-conf is 'join_timeout'; allowed: key=number,..."),
-        (["--rdzv-conf", "join_timeout=x"], "--rdzv-conf is 'join_timeout=x'; allowed: key=number,..."),
+        (["--rdzv-conf", "join_timeout"], "--rdzv-conf is 'join_timeout'; allowed: key=value,..."),
+        (["--rdzv-conf", "join_timeout=1.5"], "--rdzv-conf is 'join_timeout=1.5'; allowed: key=value,..."),
+        (["--nnodes", "1", "--rdzv-conf", "last_call_timeout=0"], "--rdzv-conf is 'last_call_timeout=0'; allowed: "),
+        (["--nnodes", "2:1"], "--nnodes is '2:1'; allowed: "),
+        (["--nnodes", "0"], "--nnodes is '0'; allowed: "),
+        (["--nproc-per-node", "0"], "--nproc-per-node is '0'; allowed: "),
+        (["--max-restarts", "-1"], "--max-restarts is -1; allowed: 0 or more"),
         (["--rdzv-endpoint", "h:99999"], "--rdzv-endpoint: "),
         (["--nnodes", "x"], "--nnodes is 'x'; allowed: hosts, such as 2, or LEAST:MOST"),
         (["--nnodes", "1:2:3"], "--nnodes is '1:2:3'; allowed: "),
-        (["--nproc-per-node", "many"], "--nproc-per-node is 'many': "),
+        (["--nproc-per-node", "many"], "--nproc-per-node is 'many'; allowed: "),
     ],
 )
 def test_mistakes_of_an_agent_are_one_line(capsys, words, said):
