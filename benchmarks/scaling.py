@@ -1,7 +1,8 @@
 """What large models need from 8 to 4,096 GPUs, on paper: memory, predicted step, what bounds it, by way of sharding.
 
-`python benchmarks/scaling.py [--model dcnv2 --model ten_tb] [--gpu h100] [--most 4096] [--json]`: plans each model for
-each size in each way and predicts its step; then the same prediction beside published runs. No GPU is needed.
+`python benchmarks/scaling.py [--model dcnv2 --model ten_tb] [--gpu h100] [--least 8] [--most 4096] [--json]`:
+plans each model for each size in each way (`--way`: in one) and predicts its step; then the same prediction beside
+published runs. No GPU is needed.
 
 Ways: whole tables (and replicated ones); also cut by rows over all ranks; also by rows inside a host; what these put
 into HBM may lie in host memory behind a cache, where nothing else fits; and replica groups (TorchRec's 2-D parallelism,
@@ -11,7 +12,7 @@ tables are averaged every `SYNC_EVERY` steps.
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +37,8 @@ WAYS: dict[str, tuple[str, ...]] = {
     "and by rows in a host": (WHOLE, "data_parallel", ROWS, HOST_ROWS),
 }
 EVERYTHING = WAYS["and by rows in a host"]
+HOST_ROWS_ALONE = "by rows in a host alone"
+"""For thousands of GPUs, where the planner takes hours over all types; asked for by `--way`."""
 HOST_MEMORY = "the same, in host memory"
 GROUPS = "the same, replica groups"
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024, 4096)
@@ -92,7 +95,7 @@ class Model:
 
     def planned(self, cluster: Cluster, batch_size: int, way: str) -> PlanFile | None:
         """The planner's plan, or None where nothing fits."""
-        types = WAYS.get(way, EVERYTHING)
+        types = (HOST_ROWS,) if way == HOST_ROWS_ALONE else WAYS.get(way, EVERYTHING)
         largest = max(table.rows * table.bytes_per_row for table in self.subject.tables)
         if types == WAYS["whole tables"] and largest > max(cluster.memory_bytes()[0], 1):
             return None  # at once: the planner tries minutes for what cannot be
@@ -144,13 +147,16 @@ def main() -> int:
     parser = harness.parser(__doc__, 1)
     parser.add_argument("--model", action="append", choices=MODELS)
     parser.add_argument("--gpu", default="h100", help="a cluster's name or file")
+    parser.add_argument("--least", type=int, default=SIZES[0], help="GPUs")
     parser.add_argument("--most", type=int, default=SIZES[-1], help="GPUs")
+    parser.add_argument("--way", action="append", choices=(*WAYS, HOST_ROWS_ALONE, GROUPS), help="only this way")
     options = parser.parse_args()
     cluster = load_cluster(options.gpu)
     found: dict[str, list[dict[str, Any]]] = {}
     for name in options.model or MODELS:
         found[name] = []
-        for point in points(name, cluster, options.most):
+        sizes = [size for size in SIZES if options.least <= size <= options.most]
+        for point in points(name, cluster, sizes, options.way or (*WAYS, GROUPS)):
             found[name].append(point.values())
             if not options.json:
                 lines = harness.table(found[name]).splitlines()
@@ -163,18 +169,19 @@ def main() -> int:
     return 0
 
 
-def points(name: str, cluster: Cluster, most: int) -> Iterator[Point]:
+def points(name: str, cluster: Cluster, sizes: Sequence[int], ways: Sequence[str]) -> Iterator[Point]:
     """Each size in each way: DCNv2 with MLPerf's batch, the large model with one that grows with the GPUs."""
     model = model_of(name)
-    for size in tqdm([size for size in SIZES if size <= most], disable=None):
+    for size in tqdm(sizes, disable=None):
         sized = cluster.resized(size // cluster.devices_per_host, cluster.devices_per_host)
         batch_size = DCNV2_BATCH if name == "dcnv2" else ROWS_OF_A_GPU * size
-        plans = {way: model.planned(sized, batch_size, way) for way in WAYS}
-        if not any(plans.values()):
+        plans = {way: model.planned(sized, batch_size, way) for way in (*WAYS, HOST_ROWS_ALONE) if way in ways}
+        if plans and not any(plans.values()):
             plans[HOST_MEMORY] = model.planned(sized, batch_size, HOST_MEMORY)
         yield from (Point(way, sized, batch_size, plan) for way, plan in plans.items())
-        if sized.hosts > 1:
-            yield grouped(model, sized, batch_size)
+        if sized.hosts > 1 and GROUPS in ways:
+            inside = HOST_ROWS_ALONE if HOST_ROWS_ALONE in ways else "and by rows in a host"
+            yield grouped(model, sized, batch_size, inside)
 
 
 def model_of(name: str, precision: str = "bf16") -> Model:
@@ -189,13 +196,13 @@ def model_of(name: str, precision: str = "bf16") -> Model:
     return Model(make_subject(config.model, config.optimizer, shape), request_of(config))
 
 
-def grouped(model: Model, cluster: Cluster, batch_size: int) -> Point:
-    """Replica groups of the quickest size, by the serial step and the messages."""
+def grouped(model: Model, cluster: Cluster, batch_size: int, way: str) -> Point:
+    """Replica groups of the quickest size, by the serial step and the messages; `way`: inside a group."""
     found: list[tuple[float, Point]] = []
     hosts = max(1, cluster.hosts // MOST_GROUPS)
     while hosts < cluster.hosts:
         group, replicas = cluster.resized(hosts, cluster.devices_per_host), cluster.hosts // hosts
-        plan = model.planned(group, batch_size // replicas, GROUPS)
+        plan = model.planned(group, batch_size // replicas, way)
         if plan:
             link = cluster.value("inter_host_gb_s") * cluster.value("link_efficiency") * 1e6
             average_ms = 2 * (replicas - 1) / replicas * max(check.hbm_use(plan)) / link
