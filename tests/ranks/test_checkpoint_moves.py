@@ -4,16 +4,20 @@ from itertools import combinations, product
 
 import pytest
 
-from benchmarks.checkpoint_matrix import PLANS, WORLD_SIZES, problem, run
+from benchmarks.checkpoint_matrix import PLANS, problem, run
 
 
 def pairs_of(case):
     return set(combinations(enumerate(case), 2))
 
 
-def pairwise_cover(sizes):
+WORLD_SIZES = (1, 2, 4)
+"""The benchmark's without 8: eight ranks on two cores took most of the time."""
+
+
+def pairwise_cover():
     """Cases such that every two values of every two factors meet; greedy."""
-    every = list(product(sizes, PLANS, sizes, PLANS))
+    every = list(product(WORLD_SIZES, PLANS, WORLD_SIZES, PLANS))
     missing = set().union(*map(pairs_of, every))
     chosen = []
     while missing:
@@ -24,9 +28,9 @@ def pairwise_cover(sizes):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("optimizer", "sizes"), [("adagrad", WORLD_SIZES), ("rowwise_adagrad", (1, 2, 4))])
-def test_any_checkpoint_loads_under_any_plan(optimizer, sizes, tmp_path):
-    cover = pairwise_cover(sizes)
+@pytest.mark.parametrize("optimizer", ["adagrad", "rowwise_adagrad"])
+def test_any_checkpoint_loads_under_any_plan(optimizer, tmp_path):
+    cover = pairwise_cover()
     assert 25 <= len(cover) <= 40
     found = run(cover, optimizer, tmp_path)
     assert len(found) == len(cover)
