@@ -6,13 +6,12 @@ import pytest
 
 from benchmarks.checkpoint_matrix import PLANS, problem, run
 
+WORLD_SIZES = (1, 2, 4)
+"""The benchmark's without 8: eight ranks on two cores took most of the time."""
+
 
 def pairs_of(case):
     return set(combinations(enumerate(case), 2))
-
-
-WORLD_SIZES = (1, 2, 4)
-"""The benchmark's without 8: eight ranks on two cores took most of the time."""
 
 
 def pairwise_cover():
