@@ -27,7 +27,7 @@ _LOST_S = 12.0
 """Longer than the others wait before they count this host as lost: 8 s by launch/rendezvous.py."""
 _MARGIN_S = 5.0
 _JOIN_S = 3.0
-"""The process aborted in 1 of some 20 runs when a thread was still inside a call to the store at its end."""
+"""The process aborted once in some ten runs: a thread, it seems, was still inside a call to the store at its end."""
 
 
 class Watchdog:
