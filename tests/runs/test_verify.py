@@ -64,13 +64,8 @@ def test_a_wrong_learning_rate_is_noticed():
 
 
 def test_a_wrong_learning_rate_is_noticed_in_a_coarse_exchange_too():
-    cases = [Case(Layout(1, 2), "table_wise", "sgd", "fp32", precision) for precision in ("fp16", "int8")]
-    assert all(result.is_failure for result in compare(cases, SECTION, SHAPE, slower=0.7))
-
-
-def test_int8_is_equal_but_for_rounding_on_four_ranks():
-    cases = [Case(Layout(2, 2), kind, "sgd", "fp32", "int8") for kind in ("table_wise", "column_wise")]
-    assert {result.verdict for result in compare(cases, SECTION, SHAPE)} == {"equal but for rounding"}
+    (result,) = compare([Case(Layout(1, 2), "table_wise", "sgd", "fp32", "fp16")], SECTION, SHAPE, slower=0.7)
+    assert result.is_failure
 
 
 def test_cases():
