@@ -32,7 +32,7 @@ def run_verb(words: Sequence[str], num_ranks: int) -> int:
 
     That is 0, or the code of the first rank that failed; the others are then ended.
     """
-    command = [sys.executable, "-m", "dlrm_dist.cli", *words]
+    command = [python(), "-m", "dlrm_dist.cli", *words]
     with _ended() as processes:
         for env in environments(num_ranks, num_ranks):
             # In sessions of their own: an interrupt reaches this process alone, which ends them.
@@ -42,6 +42,11 @@ def run_verb(words: Sequence[str], num_ranks: int) -> int:
     if not failed:
         return 0
     return next((code for code in failed if code > 0), 128 - failed[0])
+
+
+def python() -> str:
+    """The Python that runs the ranks: this one, or what PYTHON_EXEC names, as for torchrun."""
+    return os.environ.get("PYTHON_EXEC", sys.executable)
 
 
 def environments(world_size: int, local_world_size: int) -> list[dict[str, str]]:

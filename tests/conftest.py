@@ -3,6 +3,15 @@
 import pytest
 import torch
 
+from tests import warm
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_python():
+    """Ranks and commands are forks of a process that has imported everything."""
+    with warm.server():
+        yield
+
 
 @pytest.fixture
 def one_thread():

@@ -12,6 +12,7 @@ import pyarrow as pa
 from dlrm_dist.data.schema import Category, DatasetInfo, Split
 from dlrm_dist.data.vocabulary import id_type
 from dlrm_dist.data.writer import Layout, columns_schema, write_split
+from dlrm_dist.local_ranks import python
 
 ROOT = Path(__file__).resolve().parents[1]
 DENSE = ("I1", "I2")
@@ -65,14 +66,20 @@ def assert_refused(done: subprocess.CompletedProcess[str], said: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def command(*words: str | Path) -> list[str]:
+    """The command line of a program of this environment's `bin` (or "python")."""
+    program, *rest = map(str, words)
+    path = [] if program == "python" else [str(Path(sys.executable).with_name(program))]
+    return [python(), *path, *rest]
+
+
 def run_command(
     *words: str | Path, folder: Path, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a program of this environment's `bin` (or "python") in `folder`, as from a shell without a launcher."""
-    program = Path(sys.executable).with_name(str(words[0]))
     env = {key: value for key, value in os.environ.items() if not key.endswith(("RANK", "WORLD_SIZE"))}
     return subprocess.run(
-        [str(program), *map(str, words[1:])],
+        command(*words),
         cwd=folder,
         env={**env, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,

@@ -1,12 +1,11 @@
 """Runs a program on several real processes of this machine, with a timeout; a failure shows every rank's tail."""
 
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from dlrm_dist.local_ranks import environments, wait
+from dlrm_dist.local_ranks import environments, python, wait
 
 
 class RanksFailedError(Exception):
@@ -40,7 +39,7 @@ def run_ranks(
         for env, log in zip(environments(world_size, local_world_size or world_size), logs, strict=True):
             with log.open("w") as file:
                 processes.append(
-                    subprocess.Popen([sys.executable, str(program), *arguments], env=env, stdout=file, stderr=file)
+                    subprocess.Popen([python(), str(program), *arguments], env=env, stdout=file, stderr=file)
                 )
         codes = ["killed" if code is None else code for code in wait(processes, timeout, meanwhile)]
         tails = "\n".join(

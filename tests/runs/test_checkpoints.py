@@ -13,6 +13,7 @@ import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from dlrm_dist.checkpoint.folder import damage_of
+from tests import warm
 from tests.helpers import ROOT, assert_refused, run_command
 
 MODEL = ("--model.embedding_dim", "8", "--model.bottom_mlp", "16,8", "--model.top_mlp", "16,1")
@@ -33,11 +34,12 @@ def train(runs, data, ranks, name, *words):
 
 
 def started(runs, data, ranks, name, *words):
+    """Under a Python of its own, which gets the signals itself."""
     program, *rest = map(str, command(runs, data, ranks, name, *words))
     return subprocess.Popen(
         [str(Path(sys.executable).with_name(program)), *rest],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**{key: value for key, value in os.environ.items() if key != warm.VARIABLE}, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
