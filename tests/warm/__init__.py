@@ -2,8 +2,8 @@
 
 A server imports the package, TorchRec and all, once, and forks for every program that it is asked to run. `client.py`
 takes the place of the Python executable (torchrun's PYTHON_EXEC): it hands its arguments, environment, folder, standard
-files and signals to such a fork, and ends as that does. Programs in namespaces of their own start a real Python, and so
-do those of tests that are about processes and their signals, for which PYTHON_EXEC is taken away.
+files and signals to such a fork, and ends as that does. Programs in namespaces or with modules of their own start a
+real Python, and so do those of tests that are about processes and their signals, for which PYTHON_EXEC is taken away.
 """
 
 import os

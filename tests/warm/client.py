@@ -18,7 +18,7 @@ RELAYED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.
 def main():
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(str(Path(__file__).with_name("socket")))
-        if not _is_neighbour(server):
+        if "PYTHONPATH" in os.environ or not _is_neighbour(server):
             os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
         signal.pthread_sigmask(signal.SIG_BLOCK, RELAYED)
         request = marshal.dumps((sys.argv[1:], dict(os.environ), str(Path.cwd())))

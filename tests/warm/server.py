@@ -111,7 +111,6 @@ def run(request: Request) -> None:
     while words[0] == "-u":
         del words[0]
         sys.stdout.reconfigure(write_through=True)  # type: ignore[attr-defined]
-    sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     if words[0] == "-m":
         sys.path[0] = request.folder
         sys.argv = words[1:]
