@@ -64,7 +64,7 @@ def _verify(options: argparse.Namespace) -> int:
             results.append(result)
             if not options.json:
                 case = result.case
-                figures = (result.weights, result.moments, result.mean, result.moved, result.tolerance)
+                figures = (result.weights, result.moments, result.rows, result.moved, result.tolerance)
                 shown = " ".join(f"{'' if figure is None else f'{figure:.1e}':>9}" for figure in figures)
                 print(
                     f"{case.layout!s:<6} {case.sharding_type:<18} {case.optimizer:<16} {case.table_precision:<7} "
@@ -81,7 +81,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 _HEADER = (
     f"{'ranks':<6} {'sharding':<18} {'optimizer':<16} {'weights':<7} {'exchange':<8} "
-    f"{'largest':>9} {'state':>9} {'mean/way':>9} {'moved':>9} {'tolerance':>9}  verdict"
+    f"{'largest':>9} {'state':>9} {'rows':>9} {'moved':>9} {'tolerance':>9}  verdict"
 )
 
 

@@ -35,7 +35,11 @@ def weight_key(table: str) -> str:
 
 
 def train(
-    problem: Problem, initial: dict[str, Tensor], optimizer: OptimizerSection, rates: tuple[float, float]
+    problem: Problem,
+    initial: dict[str, Tensor],
+    optimizer: OptimizerSection,
+    rates: tuple[float, float],
+    steps: int = STEPS,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Train from `initial` weights (by their names in the sharded model) over whole batches.
 
@@ -44,6 +48,7 @@ def train(
         initial: all weights, of the tables and of the layers around them.
         optimizer: of both.
         rates: learning rates of tables and layers.
+        steps: how many.
 
     Returns:
         The weights and the running statistics after the last step by their names, and each table's second moments.
@@ -60,7 +65,7 @@ def train(
             value.copy_(initial[f"model.{key}"])
     moments = {name: _no_moment(optimizer.sparse, weight) for name, weight in bags.weights.items()}
     others = [torch.zeros_like(parameter) for parameter in layers.parameters()]
-    for step in range(STEPS):
+    for step in range(steps):
         _loss(problem, network, bags, step).backward()
         with torch.no_grad():
             for name, weight in bags.weights.items():

@@ -79,11 +79,14 @@ def run(job: Job, here: Session) -> dict[str, Any]:
     initial = whole(sharded.model.state_dict())
     pipeline = TrainPipelineSparseDist(sharded.model, sharded.optimizer, here.device)
     batches = (problem.batch(step, here.global_rank, here.world_size) for step in range(STEPS))
-    for _ in range(STEPS):
+    pipeline.progress(batches)
+    first = whole(sharded.model.state_dict())
+    for _ in range(1, STEPS):
         pipeline.progress(batches)
     fused = sharded.model.fused_optimizer.state_dict()["state"]
     moments = {key: value for values in fused.values() for key, value in values.items() if key.endswith("momentum1")}
-    return {"initial": initial, "final": whole(sharded.model.state_dict()), "moments": whole(moments)}
+    final = whole(sharded.model.state_dict())
+    return {"initial": initial, "first": first, "final": final, "moments": whole(moments)}
 
 
 _DONE = ".done"
