@@ -1,7 +1,7 @@
 """A sign of life of each rank, so that a rank for which all others wait is named before their wait ends the run.
 
 A thread of each rank notes in the try's store what its main thread does. When a rank has waited in one collective for a
-third of what it may, the lowest such rank reads the others' notes and says who keeps them waiting.
+third of what it may, the lowest such rank that is alive reads the others' notes and says who keeps them waiting.
 """
 
 import json
@@ -35,7 +35,11 @@ class Pulse:
         self._here, self._waiting = here, waiting
         self._every_s = here.timeout.total_seconds() / _BEATS
         self._over = threading.Event()
-        self._told_of: float | None = None
+        self._beat_number = 0
+        self._told_of: float | None = None  # the beginning of a wait, as are the next
+        self._watched: float | None = None
+        self._lower: dict[int, int] = {}  # beats of lower ranks that waited when they were last looked at
+        self._look_at = 0.0
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -57,19 +61,43 @@ class Pulse:
         try:
             while not self._over.wait(self._every_s):
                 self._note(store)
-                since = self._waiting.since
-                if since is None or since == self._told_of or time.monotonic() - since < 4 * self._every_s:
-                    continue
-                self._told_of = since
-                if not any(note["waits"] for note in self._notes(store, range(self._here.global_rank)).values()):
-                    self._tell(store, time.monotonic() - since)
+                self._watch(store)
         except RuntimeError:  # the store is gone, and with it the run: whoever waits for a collective will say so
             return
+
+    def _watch(self, store: dist.Store) -> None:
+        """Tell of a long wait, unless a lower rank waits too; whose note may be the last of one that has died since."""
+        since, now = self._waiting.since, time.monotonic()
+        if since is None or since == self._told_of or now < self._look_at:
+            return
+        if since != self._watched:
+            if now - since >= 2 * self._every_s:
+                self._watched, self._lower = since, self._waiting_below(store)
+                self._look_at = now + 2 * self._every_s
+            return
+        lower = self._waiting_below(store)
+        if any(beat != self._lower.get(rank) for rank, beat in lower.items()):
+            self._lower, self._look_at = lower, now + 2 * self._every_s
+            return
+        self._told_of = since
+        self._tell(store, now - since)
+
+    def _waiting_below(self, store: dist.Store) -> dict[int, int]:
+        """The last beat of each lower rank that waits, by its note."""
+        notes = self._notes(store, range(self._here.global_rank))
+        return {rank: note["beat"] for rank, note in notes.items() if note["waits"]}
 
     def _note(self, store: dist.Store) -> None:
         waits = self._waiting.since is not None
         what = whereabouts.of_main_thread(waits)
-        note = {"step": self.step, "waits": waits, "what": what, "host": socket.gethostname()}
+        self._beat_number += 1
+        note = {
+            "beat": self._beat_number,
+            "step": self.step,
+            "waits": waits,
+            "what": what,
+            "host": socket.gethostname(),
+        }
         store.set(str(self._here.global_rank), json.dumps(note))
 
     def _tell(self, store: dist.Store, seconds: float) -> None:
@@ -78,9 +106,10 @@ class Pulse:
         hosts = {rank: note["host"] for rank, note in self._notes(store, others).items()}
         for rank in others:
             store.delete_key(str(rank))
-        self._over.wait(1.5 * self._every_s)
-        if self._over.is_set():
-            return
+        for _ in range(3):
+            if self._over.wait(0.5 * self._every_s):
+                return
+            self._note(store)  # those above see that this rank lives
         line = awaited(whereabouts.of_main_thread(waits=True), others, self._notes(store, others), hosts)
         print(f"step {self.step}: {seconds:.0f} s in {line}", file=sys.stderr, flush=True)
 
