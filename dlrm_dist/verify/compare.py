@@ -40,7 +40,7 @@ class Result:
     weights: float | None
     moments: float | None
     rows: float | None
-    """How far three of four rows of a table are off at most, over the way that they went: of the worst table."""
+    """How far half of a table's rows are off at most, over the way that they went: of the worst table."""
     moved: float | None
     tolerance: float
     verdict: str
@@ -142,10 +142,10 @@ def _result(case: Case, job: worker.Job, found: dict[str, Any], slower: float) -
 
 
 def _rows_off(mine: Tensor, theirs: Tensor, initial: Tensor) -> float:
-    """The upper quartile, over the rows that went a way at all, of their difference over that way."""
+    """The median, over the rows that went a way at all, of their difference over that way."""
     difference, way = (torch.linalg.vector_norm(each.double() - theirs, dim=1) for each in (mine, initial))
     moved = way > 0.05 * way.max()
-    return float(torch.nan_to_num(difference / way, nan=float("inf"))[moved].quantile(0.75))
+    return float(torch.nan_to_num(difference / way, nan=float("inf"))[moved].median())
 
 
 def _largest(a: Tensor, b: Tensor) -> float:
