@@ -27,7 +27,9 @@ def train(folder: Path, ranks: int, *words: str) -> Path:
     if "the run has diverged" in done.stderr:
         raise DivergedError
     if done.returncode:
-        sys.exit(done.stderr[-3000:])
+        said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        print(said[0] if said else done.stderr[-3000:], file=sys.stderr)
+        sys.exit(2 if said else 1)
     return folder / name
 
 

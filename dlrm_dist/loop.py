@@ -77,7 +77,8 @@ class Loop:
             with self._split.step(step), self._pace.step():
                 self._sharded.scale_learning_rates(self._factor(step))
                 self._meter.add(self._pipeline.progress(batches), step)
-            is_due = step % self._train.log_every == 0 or step == self._epochs.total_steps
+            ends = self._epochs.position(step).ends_epoch or step == self._epochs.total_steps
+            is_due = ends or step % self._train.log_every == 0
             if is_due:
                 self._report(step, batches)
             scores = self._score(step, valid) if self._is_scored(step) else None

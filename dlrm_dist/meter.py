@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from dlrm_dist.checkpoint.folder import Progress
 from dlrm_dist.data.batch import ClickBatch
 from dlrm_dist.epochs import Epochs
 from dlrm_dist.errors import RunFailedError
-from dlrm_dist.metrics import MetricState
+from dlrm_dist.metrics import MetricState, figures
 from dlrm_dist.models.task import Predictions
 from dlrm_dist.monitor import Standing
 from dlrm_dist.runtime import Session
@@ -80,6 +81,7 @@ class Meter:
         # Of this rank, since the last report; the mean over ranks is reported, so each goes on with the whole sum.
         self._loss = torch.tensor(progress.loss_sum, dtype=torch.float64, device=here.device)
         self._scores = MetricState(here.device)
+        self._epoch_totals: Tensor | None = None  # of the reports since the epoch's beginning
         self._bad_step = torch.zeros((), dtype=torch.int64, device=here.device)  # first one whose loss is not finite
 
     def add(self, predictions: Predictions, step: int) -> None:
@@ -117,10 +119,10 @@ class Meter:
             )
 
     def report(self, step: int, input_seconds: float) -> dict[str, Any]:
-        """Loss, scores and speed of the steps since the last report. Collective.
+        """Loss, scores and speed of the steps since the last report. Collective; due at each epoch's end.
 
-        A row is scored before the model learns from it. `epoch` and `batch` (within it) count from 1. Behind a resume
-        the scores begin with its first step.
+        A row is scored before the model learns from it. `epoch` and `batch` (within it) count from 1. `epoch_loss` and
+        `epoch_auc` are those of the epoch so far. Behind a resume the scores begin with its first step.
         """
         self.check_losses()
         mean_loss = self._loss_sum() / (step - self._reported_step)
@@ -129,8 +131,12 @@ class Meter:
         self._marks.append((step, seconds))
         self._reported_step = step
         self._loss.zero_()
-        scores = self._scores.compute()
+        totals = self._scores.totals()
         self._scores = MetricState(self._here.device)
+        so_far = totals if self._epoch_totals is None else self._epoch_totals + totals
+        ends_epoch = self._epochs.position(step).ends_epoch
+        self._epoch_totals = None if ends_epoch else so_far
+        scores, of_epoch = figures(totals).as_dict(), figures(so_far)
         rows = self._epochs.rows_after(step)
         rate = (rows - self._epochs.rows_after(last_step)) / (seconds - last_seconds)
         return {
@@ -140,7 +146,10 @@ class Meter:
             "batch": (step - 1) % self._epochs.steps_per_epoch + 1,
             "samples": rows,
             "loss": mean_loss,
-            **{name: scores.as_dict()[name] for name in _SCORES},
+            **{name: scores[name] for name in _SCORES},
+            "epoch_loss": of_epoch.log_loss,
+            "epoch_auc": of_epoch.auc,
+            "ends_epoch": ends_epoch,
             "samples_per_s": rate,
             "step_ms": (seconds - last_seconds) / (step - last_step) * 1e3,
             "split_ms": {"input": input_seconds / (step - last_step) * 1e3},

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dlrm_dist.ranking.binned import areas
+from dlrm_dist.ranking.binned import Areas, areas
 from dlrm_dist.ranking.exact import ExactAreas
-from dlrm_dist.ranking.grouped import GroupedAuc
+from dlrm_dist.ranking.grouped import Grouped, GroupedAuc
 
 _BINS = 1 << 15
 _LIMIT = 16.0
@@ -106,31 +106,43 @@ class MetricState:
         if self._grouped and groups is not None:
             self._grouped.add(groups, scores, labels, weights)
 
-    def compute(self) -> ClickMetrics:
-        """The figures over all ranks' rows. Collective when a process group is up: every rank must call it."""
+    def totals(self) -> Tensor:
+        """The sums over all ranks' rows, float64 on CPU; those of several passes add up. Collective, as `compute`."""
         packed = torch.cat([self._counts.view(-1), self._sums])
         if dist.is_initialized():
             dist.all_reduce(packed)
-        values = packed.cpu()
-        counts, sums = values[: 2 * _BINS].view(2, _BINS), values[2 * _BINS :]
-        rows, loss, hits, predicted = sums.tolist()
-        negatives, positives = counts[0].sum().item(), counts[1].sum().item()
-        rate = _ratio(positives, rows)
-        entropy = -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate)) if positives and negatives else math.nan
-        area = self._exact.compute() if self._exact else areas(counts)
-        group = self._grouped.compute() if self._grouped else None
-        return ClickMetrics(
-            rows=rows,
-            **area._asdict(),
-            log_loss=_ratio(loss, rows),
-            ne=_ratio(loss, rows) / entropy,
-            accuracy=_ratio(hits, rows),
-            calibration=_ratio(predicted, positives),
-            click_rate=rate,
-            gauc=group and group.auc,
-            gauc_groups=group and group.groups,
-            gauc_rows=group and group.rows,
+        return packed.cpu()
+
+    def compute(self) -> ClickMetrics:
+        """The figures over all ranks' rows. Collective when a process group is up: every rank must call it."""
+        totals = self.totals()
+        return figures(
+            totals,
+            self._exact.compute() if self._exact else None,
+            self._grouped.compute() if self._grouped else None,
         )
+
+
+def figures(totals: Tensor, exact: Areas | None = None, grouped: Grouped | None = None) -> ClickMetrics:
+    """What `MetricState.totals` amount to, with areas and grouped AUC from elsewhere where they are not of the bins."""
+    counts, sums = totals[: 2 * _BINS].view(2, _BINS), totals[2 * _BINS :]
+    rows, loss, hits, predicted = sums.tolist()
+    negatives, positives = counts[0].sum().item(), counts[1].sum().item()
+    rate = _ratio(positives, rows)
+    entropy = -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate)) if positives and negatives else math.nan
+    area = exact or areas(counts)
+    return ClickMetrics(
+        rows=rows,
+        **area._asdict(),
+        log_loss=_ratio(loss, rows),
+        ne=_ratio(loss, rows) / entropy,
+        accuracy=_ratio(hits, rows),
+        calibration=_ratio(predicted, positives),
+        click_rate=rate,
+        gauc=grouped and grouped.auc,
+        gauc_groups=grouped and grouped.groups,
+        gauc_rows=grouped and grouped.rows,
+    )
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -44,11 +44,12 @@ class MlperfLog(Listener):
         from mlperf_logging.mllog.mllog import MLLogger
 
         logger = logging.Logger(str(path))  # none of the process's: nothing else hears of it
-        logger.addHandler(logging.FileHandler(path))
+        self._file = logging.FileHandler(path)
+        logger.addHandler(self._file)
         self._log = MLLogger(logger, default_namespace="")
         self._train_samples = info.splits["train"].rows
         self._eval_samples = info.splits[config.eval.split].rows
-        self._block = 0
+        self._target_auc = config.schedule.target_auc or 0.0
         self._last: Line = {}
         self._log.event("cache_clear", True, time_ms=int(began * 1e3))
         self._log.start("init_start", time_ms=int(began * 1e3))
@@ -68,19 +69,24 @@ class MlperfLog(Listener):
         self._log.start("eval_start", metadata=self._at(line))
 
     def scored(self, line: Line) -> None:
-        """AUC, and training goes on unless the run is at its end."""
+        """AUC, and training goes on unless the run is at its end or its target."""
         self._last = line
         self._log.event("eval_accuracy", line["auc"], metadata=self._at(line))
         self._log.end("eval_stop", metadata=self._at(line))
-        if line["step"] < self._total:
+        if line["step"] < self._total and not self._has_reached_target():
             self._log.start("block_start", metadata=self._block_at(line["samples"]))
 
     def ends(self, result: Line | None) -> None:
-        """The clock stops."""
+        """The clock stops; a run that has missed its target is no success."""
         at = self._at(self._last) if self._last else {}
         if result:
             self._log.event("trained_samples", result["samples"], metadata=at)
-        self._log.end("run_stop", metadata={**at, "status": "success" if result else "aborted"})
+        status = "success" if result and (not self._target_auc or self._has_reached_target()) else "aborted"
+        self._log.end("run_stop", metadata={**at, "status": status})
+        self._file.close()
+
+    def _has_reached_target(self) -> bool:
+        return 0 < self._target_auc <= self._last.get("auc", 0.0)
 
     def _facts(self, config: Config) -> dict[str, Any]:
         """What is known before the run."""

@@ -39,15 +39,19 @@ def check(arguments: Sequence[str], world_size: int, local_world_size: int) -> i
 
 
 def validate(config: Config, world_size: int, local_world_size: int) -> None:
-    """Check what needs no data, for ranks on this machine.
+    """Check what needs no data, for ranks on this machine; of planted data, what is known before they are made.
 
     Raises:
-        UserError: as `validate_config` and `validate_folders` say; this machine has too few GPUs.
+        UserError: as `validate_config`, `validate_folders` and `validate_data` say; this machine has too few GPUs.
     """
     device = runtime.choose_device(config.runtime.device, 0, local_world_size)
     validate_config(config, world_size, device.type)
     if place.global_rank() == 0:
         validate_folders(config)
+    if planted.is_wanted(config.data):
+        info = planted.to_come(config.data)
+        dataset_shape(info, config.model, config.data.expand_multi_hot)
+        _check_rows(config, info, world_size)
 
 
 def validate_config(config: Config, world_size: int, device_type: str) -> None:
@@ -189,6 +193,14 @@ def validate_data(config: Config, info: DatasetInfo, world_size: int) -> None:
                 f"dlrm-dist plan make --config CONFIG --cluster {plan.inputs.cluster.name}:{plan.inputs.cluster.size} "
                 "--out NAME.plan.json"
             )
+    _check_rows(config, info, world_size)
+    for name in ("train", config.eval.split):
+        footers.check_split(path, info, name)
+
+
+def _check_rows(config: Config, info: DatasetInfo, world_size: int) -> None:
+    """Refuse splits that are not there, too few rows, and a schedule that is longer than they make the run."""
+    path = config.data.path
     check_category("metrics.group_by", config.metrics.group_by, info)
     for name in ("train", config.eval.split):
         if name not in info.splits:
@@ -198,7 +210,6 @@ def validate_data(config: Config, info: DatasetInfo, world_size: int) -> None:
                 f"{path}: split {name} has {info.splits[name].rows} rows, too few for one batch on each of "
                 f"{world_size} ranks; use more data or fewer ranks"
             )
-        footers.check_split(path, info, name)
     learning_rate.check_length(config.schedule, _steps(config, info))
     if world_size > info.lanes:
         raise UserError(

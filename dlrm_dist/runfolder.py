@@ -164,16 +164,22 @@ class Console(Listener):
         self._total = total
 
     def trained(self, line: Line) -> None:
-        """Position, loss and AUC since the last line, what a step costs, time left."""
+        """Position, loss and AUC since the last line, AUC of the epoch so far, what a step costs, time left."""
         bound = f", bound by {line['bound_by']}" if "bound_by" in line else ""
         left = timedelta(seconds=round(line["seconds_left"]))
         print(
             f"epoch {line['epoch']} batch {line['batch']} step {line['step']}/{self._total} loss {line['loss']:.5f} "
-            f"auc {line['auc']:.5f} input {line['split_ms']['input']:.2f} of {line['step_ms']:.1f} ms a step, "
-            f"{line['samples_per_s']:,.0f} samples/s{bound}, {left} left",
+            f"auc {line['auc']:.5f} (epoch so far {line['epoch_auc']:.5f}) "
+            f"input {line['split_ms']['input']:.2f} of {line['step_ms']:.1f} ms a step, "
+            f"{line['samples']:,} samples, {line['samples_per_s']:,.0f} samples/s{bound}, {left} left",
             flush=True,
         )
-
+        if line["ends_epoch"]:
+            print(
+                f"epoch {line['epoch']} done: loss {line['epoch_loss']:.5f} auc {line['epoch_auc']:.5f} behind "
+                f"{line['samples']:,} samples",
+                flush=True,
+            )
         self._name_straggler(line)
 
     def _name_straggler(self, line: Line) -> None:

@@ -43,7 +43,7 @@ def ddp(*script_args: str, **options: Any) -> AppDef:
         app = dist.ddp(*script_args, **{**options, "env": env})
     except (KeyError, ValueError) as error:  # an unknown -h, or --mounts or --name of the wrong form
         _user_error(str(error.args[0]))
-    torchrun.choose_launcher(app, trains, options.get("max_retries", 0))
+    torchrun.choose_launcher(app, size, trains, options.get("max_retries", 0))
     return app
 
 

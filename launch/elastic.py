@@ -5,10 +5,13 @@ code of the rank that failed first. Over several hosts (`--nnodes 2`, or `1:2` t
 agents meet at a store outside of them, and a watchdog ends or restarts the agent that has lost it.
 """
 
+import os
 import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from unittest.mock import patch
 
 from torch.distributed import DistError, run
@@ -21,6 +24,7 @@ from torch.distributed.elastic.rendezvous.api import (
 )
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 
+from dlrm_dist import config
 from dlrm_dist.errors import UserError, first_line
 from dlrm_dist.interruption import EXIT_CODE
 from launch import rendezvous
@@ -30,12 +34,23 @@ from launch.watchdog import Watchdog
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run torchrun's command line; returns the exit code."""
     args = run.parse_args(arguments)
+    _give_time_to_save(args)
     try:
         endpoint = rendezvous.endpoint_of(args)
         return _run(args) if endpoint is None else _run_hosts(args, endpoint)
     except UserError as error:
         _fail(str(error))
         return 2
+
+
+def _give_time_to_save(args: Namespace) -> None:
+    """Ranks that are asked to stop get the run's `runtime.grace_s`, where the environment says nothing."""
+    name = "launch.train" if args.module else str(Path(__file__).with_name("train.py"))
+    script = args.training_script if args.module else str(Path(args.training_script).absolute())
+    if script == name:
+        with suppress(UserError):  # the ranks will say it
+            grace_s = config.load(args.training_script_args).runtime.grace_s
+            os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(grace_s))
 
 
 def _run_hosts(args: Namespace, endpoint: rendezvous.Endpoint) -> int:

@@ -40,6 +40,7 @@ def of_ranks(
     env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(verb.grace_s))
     if options.log_dir:
         env["PET_LOG_DIR"] = options.log_dir
+        call.check_env(env)
     app = _under_torchrun(verb.module, arguments, size, env, options, call)
     app.roles[0].resource = resource
     call.hand_on_cores(resource.cpu)
@@ -119,7 +120,7 @@ def _under_torchrun(
             rdzv_port=options.rdzv_port,
             mounts=options.mounts,
         )
-    torchrun.choose_launcher(app, True, options.max_retries, _rendezvous(options, call))
+    torchrun.choose_launcher(app, size, True, options.max_retries, _rendezvous(options, call))
     return app
 
 
@@ -150,5 +151,7 @@ def _mistakes() -> Iterator[None]:
     """What torchx says of --mounts and --name, as one line."""
     try:
         yield
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
+        raise UserError(f"--mounts lacks {error.args[0]}; allowed: type=volume,src=NAME,dst=/PATH") from None
+    except ValueError as error:
         raise UserError(str(error.args[0])) from None

@@ -6,11 +6,13 @@ job outlive any of its hosts. One store serves any number of jobs: their keys be
 """
 
 import argparse
+import math
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import NoReturn
 
 from torch.distributed import DistError, TCPStore
 
@@ -25,9 +27,9 @@ _started: list[subprocess.Popen[str]] = []
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Keep a store; returns when nobody has needed it for long enough."""
-    parser = argparse.ArgumentParser(prog="python -m launch.store", description=__doc__)
+    parser = _Parser(prog="python -m launch.store", description=__doc__)
     parser.add_argument("--port", type=_port, default=29500)
-    parser.add_argument("--idle-s", type=float, default=float("inf"), help="end after so long without an agent")
+    parser.add_argument("--idle-s", type=_seconds, default=float("inf"), help="end after so long without an agent")
     options = parser.parse_args(arguments)
     try:
         store = TCPStore(
@@ -47,6 +49,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say one line, without the usage."""
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: seconds above 0, or inf")
+    return seconds
 
 
 def _port(text: str) -> int:

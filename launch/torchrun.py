@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchx.components import dist
-from torchx.specs import AppDef
+from torchx.specs import AppDef, RetryPolicy
 
 from dlrm_dist.errors import UserError
 
+RETRIES_OF_FEWER = 3
+"""Restarts of a job that may lose hosts, where nothing is said: without one it would end with the first lost host."""
 ELASTIC = "python -m launch.elastic"
 """The project's own torchrun, whose exit code is the ranks'."""
 
@@ -55,16 +57,21 @@ def parse_size(j: str) -> Size:
     return Size(int(min_hosts), int(hosts), int(ranks_per_host))
 
 
-def choose_launcher(app: AppDef, is_elastic: bool, max_retries: int, more: str = "") -> None:
+def choose_launcher(app: AppDef, size: Size, is_elastic: bool, max_retries: int, more: str = "") -> None:
     """Hands the retries to torchrun too, since local schedulers ignore them; `is_elastic`: under the project's own.
 
-    `more` goes behind the options that are there (the last is --role ''), of which torchrun takes the last.
+    A job that may lose hosts has some retries in any case; kubernetes does not start all of it anew for one pod, which
+    would take the other hosts down. `more` goes behind the options that are there (the last is --role ''), of which
+    torchrun takes the last.
     """
     (role,) = app.roles
     option, command = role.args
     launcher, _, rest = command.partition(" ")
     if is_elastic:
         launcher = ELASTIC
+    if size.fewer:
+        max_retries = max_retries or RETRIES_OF_FEWER
+        role.retry_policy = RetryPolicy.REPLICA
     if max_retries:
         launcher += f" --max-restarts {max_retries}"
     role.args = [option, f"{launcher} {rest}".replace(" --role ''", f" --role ''{more}", 1)]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from dlrm_dist.data.kaggle import CATEGORIES, DENSE
 from dlrm_dist.data.options import PrepareOptions
 from dlrm_dist.data.prepare import prepare
+from dlrm_dist.data.schema import GROUP_ROWS, LANES, Category, DatasetInfo, Split
 from dlrm_dist.data.synthetic import DEFAULT_ROWS, write_clicks
 from dlrm_dist.errors import UserError
 from dlrm_dist.sections import DataSection
@@ -43,12 +45,29 @@ def ensure(section: DataSection) -> None:
         raise UserError(f"data.path {path}: cannot be made: {error.strerror}; choose another --data.path") from None
 
 
+def to_come(section: DataSection) -> DatasetInfo:
+    """What is known beforehand of the dataset that `ensure` makes: all but how many ids a category has."""
+    counts = _rows_of(section.planted_rows or DEFAULT_ROWS)
+    return DatasetInfo(
+        dense=DENSE,
+        categories=tuple(Category(name=name, rows=1) for name in CATEGORIES),
+        lanes=LANES,
+        group_rows=GROUP_ROWS,
+        splits={split: Split(rows=rows, clicks=0, parts=()) for split, rows in counts.items()},
+        transform={},
+    )
+
+
+def _rows_of(rows: int) -> dict[str, int]:
+    held_out = max(1, rows // 10)
+    return {"train": max(1, rows - 2 * held_out), "valid": held_out, "test": held_out}
+
+
 def _make(path: Path, rows: int) -> None:
     print(f"no dataset at {path}: making {rows:,} rows of planted clicks there, once", flush=True)
-    held_out = max(1, rows // 10)
+    counts = _rows_of(rows)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-raw-", dir=path.parent) as folder:
-        files = {split: Path(folder, f"{split}.tsv") for split in ("train", "valid", "test")}
-        counts = {"train": max(1, rows - 2 * held_out), "valid": held_out, "test": held_out}
+        files = {split: Path(folder, f"{split}.tsv") for split in counts}
         best = {
             split: write_clicks(file, counts[split], seed=seed).best_auc
             for seed, (split, file) in enumerate(files.items())

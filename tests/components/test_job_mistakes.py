@@ -36,7 +36,9 @@ MANAGED = ["--model.managed_collisions", "C1"]
         ([*H100, "--rdzv_port", "0"], "--rdzv_port is 0; allowed: 1 to 65535"),
         ([*H100, "--rdzv_conf", "x"], "--rdzv_conf is 'x'; allowed: key=value"),
         ([*H100, "--image", "a"], "--image a has no effect with -s slurm"),
+        ([*H100, "--log_dir", "/logs/a,b"], "slurm cuts variables at commas"),
         ([*H100, "--mounts", "x=1"], "unknown mount option x"),
+        ([*H100, "--mounts", "type=volume,src=a"], "--mounts lacks dst; allowed: type=volume,src=NAME,dst=/PATH"),
         (["-h", "abacus", "-j", "1x2"], "No named resource found for `abacus`"),
         ([*H100, "--", "--train.batch_size", "15"], "train.batch_size is 15, the global batch of 16 ranks"),
         (

@@ -4,6 +4,7 @@ import re
 from dataclasses import fields
 
 import pytest
+from torchx.specs import RetryPolicy
 
 from dlrm_dist import cores
 from launch import options
@@ -58,6 +59,13 @@ def test_size_is_that_of_the_plan(all_packages):
     found = role(*IMAGE, "--", *words, "--data.path", "/none", scheduler="kubernetes")
     assert "--nnodes 1 --nproc_per_node 8 " in found.args[1]
     assert (found.resource.gpu, found.image) == (8, IMAGE[1])
+
+
+@pytest.mark.parametrize(("retries", "restarts"), [([], 3), (["--max_retries", "9"], 9)])
+def test_a_job_that_may_lose_hosts_is_restarted_for_the_others_alone(retries, restarts):
+    found = role("-j", "1:2x8", "--cluster", "h100", *retries)
+    assert f"--max-restarts {restarts} " in found.args[1] and found.retry_policy is RetryPolicy.REPLICA
+    assert "--max-restarts" not in role("-j", "2x8", "--cluster", "h100").args[1]
 
 
 def test_options_reach_the_launcher():

@@ -21,11 +21,11 @@ MODEL = ModelSection(embedding_dim=8, bottom_mlp=(16, 8), top_mlp=(16, 1))
 FEATURES = (("A", 300), ("B", 60), ("C", 150))
 PROBLEM = Problem(MODEL, ModelShape(4, tuple(Feature(*each) for each in FEATURES)))
 EPS = 1e-6
-RATES = {"sgd": (10.0, 0.2), "adagrad": (0.05, 0.02), "rowwise_adagrad": (0.05, 0.02)}
+RATES = {"sgd": (10.0, 0.2), "adagrad": (0.05, 0.02), "rowwise_adagrad": (0.05, 0.02), "adam": (0.003, 0.003)}
 """Of tables and layers."""
-TOLERANCE = {"sgd": 1e-5, "adagrad": 1e-5, "rowwise_adagrad": 1e-5}
-"""SGD: absolute, both sides in fp32. The others: relative to a float64 curve, for Adagrad divides a gradient near zero,
-and with it its rounding, by its own size."""
+TOLERANCE = {"sgd": 1e-5, "adagrad": 1e-5, "rowwise_adagrad": 1e-5, "adam": 1e-5}
+"""SGD: absolute, both sides in fp32. The others: relative to a float64 curve, for they divide a gradient near zero, and
+with it its rounding, by its own size."""
 
 
 class Plain(nn.Module):
@@ -60,8 +60,9 @@ def plain_losses(weights, kind, dtype, slower=1.0):
     if kind == "sgd":
         optimizers = [torch.optim.SGD(tables, table_rate), torch.optim.SGD(layers, rate)]
     else:
-        of_tables = {"adagrad": torch.optim.Adagrad, "rowwise_adagrad": RowWiseAdagrad}[kind]
-        optimizers = [of_tables(tables, table_rate, eps=EPS), torch.optim.Adagrad(layers, rate, eps=EPS)]
+        adaptive = torch.optim.Adam if kind == "adam" else torch.optim.Adagrad
+        of_tables = RowWiseAdagrad if kind == "rowwise_adagrad" else adaptive
+        optimizers = [of_tables(tables, table_rate, eps=EPS), adaptive(layers, rate, eps=EPS)]
     losses = []
     for step in range(STEPS):
         batch = PROBLEM.batch(step, 0, 1)
@@ -82,10 +83,10 @@ def sharded(tmp_path_factory):
         {
             "name": kind,
             "model": MODEL.model_dump(),
-            "optimizer": {"sparse": kind, "dense": "sgd" if kind == "sgd" else "adagrad", "eps": EPS},
+            "optimizer": {"sparse": kind, "dense": "adagrad" if kind == "rowwise_adagrad" else kind, "eps": EPS},
             "num_dense": 4,
             "features": FEATURES,
-            "types": ["table_wise", "row_wise", "data_parallel"],
+            "types": ["data_parallel"] * 3 if kind == "adam" else ["table_wise", "row_wise", "data_parallel"],
             "comm_precision": "fp32",
             "rates": rates,
         }

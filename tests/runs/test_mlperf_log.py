@@ -1,13 +1,17 @@
 """MLPerf's log of a run, read by MLPerf's own checker."""
 
+import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlperf_logging.compliance_checker as package
 import pytest
 from mlperf_logging.compliance_checker import mlp_compliance
 
+from dlrm_dist import config
+from dlrm_dist.mlperf_log import MlperfLog
 from tests.helpers import ROOT, run_command
 from tests.runs.conftest import TRAIN_ROWS, VALID_ROWS
 
@@ -71,3 +75,31 @@ def test_other_models_are_refused(clicks, tmp_path):
     done = run_command("python", ROOT / "launch" / "train.py", *words, folder=tmp_path)
     assert done.returncode == 2 and not (tmp_path / "runs").exists()
     assert "model.name dlrm_dcnv2, and this one is dlrm;" in done.stderr
+
+
+def log_of_the_recipe(path, aucs, *words):
+    """What a run by the full recipe would log if its evaluations gave these AUCs."""
+    section = config.load(["--config", str(ROOT / "launch/configs/mlperf_dcnv2.toml"), *words])
+    rows = {"train": 4_195_197_692, "valid": 89_137_319}
+    info = SimpleNamespace(splits={split: SimpleNamespace(rows=number) for split, number in rows.items()})
+    log = MlperfLog(path, section, info, began=1.8e9)
+    log.begins(0, 64_014)
+    for number, auc in enumerate(aucs, 1):
+        step = number * section.eval.every
+        line = {"step": step, "samples": step * section.train.batch_size}
+        log.scoring(line)
+        log.scored({**line, "auc": auc})
+    log.ends({"samples": line["samples"]})
+    return [json.loads(line.partition(" ")[2]) for line in path.read_text().splitlines()]
+
+
+def test_the_full_recipe_logs_what_the_rules_want(tmp_path):
+    lines = log_of_the_recipe(tmp_path / "mlperf.log", [0.79, 0.8028], "--optimizer.sparse", "adagrad")
+    assert complaints(tmp_path / "mlperf.log", Path(package.__file__).parent / f"training_{RULES}") == ([], [])
+    keys = [line["key"] for line in lines]
+    assert keys.count("block_start") == keys.count("block_stop") == 2
+    assert (lines[-1]["key"], lines[-1]["metadata"]["status"]) == ("run_stop", "success")
+
+
+def test_a_run_that_misses_its_target_is_no_success(tmp_path):
+    assert log_of_the_recipe(tmp_path / "mlperf.log", [0.79, 0.80])[-1]["metadata"]["status"] == "aborted"

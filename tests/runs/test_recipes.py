@@ -43,7 +43,13 @@ def test_the_recipes_of_the_field_are_there():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_says_how_to_run_it_and_trains(recipe, results):
     header = re.match(r"(#.*\n)+", (CONFIGS / recipe).read_text()).group()
-    assert f"launch/configs/{recipe}" in header or "How to run it" in header or "benchmarks/" in header
+    command = f"launch/configs/{recipe}"
+    assert re.search(
+        rf"^#   .*{command}|^#   python benchmarks/dlrm_against_dcn.py|^#       --config {command}", header, re.M
+    )
+    assert "Expected" in header
+    assert re.search(r"second|minute|hour", header), "no time is expected"
+    assert re.search(r"AUC|accuracy", header), "no result is expected"
     result = results[str(CONFIGS / recipe)]
     assert result["steps"] == 3 and math.isfinite(result["log_loss"])
     load(["--config", str(CONFIGS / recipe)])

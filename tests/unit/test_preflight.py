@@ -173,6 +173,20 @@ def test_a_wrong_config_and_a_missing_dataset(folder):
 
 def test_what_is_to_be_planted_is_not_looked_for(folder):
     check(["--data.path", "new", "--data.planted_rows", "100", "--runtime.device", "cpu"], 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--eval.split", "tset"), "new: has no split 'tset'; it has train, valid, test"),
+        (("--model.num_embeddings", "3,4"), "model.num_embeddings has 2 tables, the dataset 26 categories"),
+        (("--schedule.warmup_steps", "9999"), "schedule.warmup_steps"),
+        (("--metrics.group_by", "C99"), "metrics.group_by"),
+        (("--data.last_batch", "drop"), 'less than one batch of 512, and data.last_batch is "drop"'),
+    ],
+)
+def test_what_planted_data_would_lack_is_said_before_they_are_made(folder, words, said):
+    assert said in refusal(2, "--data.planted_rows", "500", "--train.batch_size", "512", *words, path="new")
     check(["--runtime.device", "cpu"], 2)  # the default path, where nothing is
     assert sorted(path.name for path in folder.iterdir()) == ["clicks"]
 

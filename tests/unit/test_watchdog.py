@@ -1,6 +1,7 @@
 """An agent that hangs in a call to its store, as one that is cut off does: it ends, or begins again, all the same."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -91,12 +92,16 @@ def test_a_store_ends_when_nobody_needs_it():
     assert done.returncode == 0 and done.stdout.startswith("rendezvous store on port ")
 
 
-@pytest.mark.parametrize("port", ["99999", "-1", "x"])
-def test_a_store_refuses_what_is_no_port(capsys, port):
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [("port", value, "0 (any free one) to 65535") for value in ("99999", "-1", "x")]
+    + [("idle-s", value, "seconds above 0, or inf") for value in ("-5", "0", "nan", "x")],
+)
+def test_a_store_refuses_what_is_no_port_and_no_time(capsys, option, value, allowed):
     with pytest.raises(SystemExit) as stop:
-        store.main([f"--port={port}"])
+        store.main([f"--{option}={value}"])
     assert stop.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith(f"{port!r}; allowed: 0 (any free one) to 65535")
+    assert capsys.readouterr().err == f"error: argument --{option}: {value!r}; allowed: {allowed}\n"
 
 
 def test_a_store_refuses_a_taken_port(silent_port):
@@ -117,6 +122,16 @@ def test_a_store_that_was_started_anew_is_told_what_it_knew(monkeypatch):
     assert rendezvous.await_store(endpoint, "job", patience_s=5) == ""
     assert tries.noted(server, "job") == {"run": "mine", "exit code": "2"}
     assert rendezvous.verdict(endpoint, "job") == 2 and rendezvous.verdict(endpoint, "another") is None
+
+
+@pytest.mark.parametrize("script", [["-m", "launch.train"], [str(ROOT / "launch/train.py")]])
+def test_ranks_get_the_time_to_save_that_their_config_says(monkeypatch, script):
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(elastic.run, "run", lambda _: None)
+    assert elastic.main([*script, "--runtime.grace_s", "77"]) == 0
+    assert os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "77"
+    assert elastic.main([*script, "--runtime.grace_s", "88"]) == 0
+    assert os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "77", "the environment's stays"
 
 
 @pytest.mark.parametrize(
