@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,11 @@ class Job:
         """The step of the last report."""
         return max((int(line["step"]) for line in self.lines()), default=0)
 
+    def last_saved(self) -> int:
+        """The step of the newest checkpoint."""
+        names = [path.name for path in (self.run / "checkpoints").glob("step_*")]
+        return max((int(name.removeprefix("step_")) for name in names), default=0)
+
     def world_size(self) -> int:
         """Of the try that began last."""
         return int(json.loads((self.run / "environment.json").read_text())["world_size"])
@@ -85,6 +91,11 @@ class Job:
     def result(self) -> dict[str, float]:
         """The run's result."""
         return dict(json.loads((self.run / "result.json").read_text()))
+
+
+def resumed_after(agents: Iterable[Program]) -> list[int]:
+    """The steps of the checkpoints from which a job of these agents went on."""
+    return [int(step) for each in agents for step in re.findall(r"continuing after step (\d+)", each.output)]
 
 
 def pid_of(host: Host, rank: int) -> int:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from benchmarks.hosts.jobs import Job, start_store
+from benchmarks.hosts.jobs import Job, resumed_after, start_store
 from tests.hosts.conftest import TRAIN_ROWS
 
 pytestmark = pytest.mark.timeout(500)
@@ -38,6 +38,7 @@ def test_without_its_first_host_a_run_goes_on_and_takes_it_back(two_hosts_and_a_
     agents = [job.start(host) for host in (alpha, beta)]
     job.await_step(12, 90)
     first, _, other, survivor = first_of((alpha, beta), agents)
+    saved = job.last_saved()
     first.kill()
     job.await_ranks(2, 60)
     said = survivor.wait_for(r"error: (ranks 0, 1 on \w+ went away.*); waited for in (.*)", 5)
@@ -53,6 +54,8 @@ def test_without_its_first_host_a_run_goes_on_and_takes_it_back(two_hosts_and_a_
     steps = [line["step"] for line in job.lines()]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) >= step + 5
     assert [line["samples"] for line in job.lines()] == [rows_after(step) for step in steps]
+    went_on = resumed_after([survivor, returned])
+    assert saved >= 5 and went_on[0] >= saved and went_on == sorted(went_on)
     assert other.pids() == first.pids() == []
 
 
@@ -84,6 +87,7 @@ def test_a_store_that_comes_back_knows_nothing_and_the_run_goes_on(two_hosts_and
     job = Job(tmp_path, clicks, gamma.address, "2", *WORDS, "--checkpoint.every", 5, "--runtime.timeout_s", 30)
     agents = [job.start(host) for host in (alpha, beta)]
     job.await_step(12, 90)
+    saved = job.last_saved()
     gamma.kill()
     for agent in agents:
         agent.wait_for("waiting for it, to join the job again", 60)
@@ -93,6 +97,7 @@ def test_a_store_that_comes_back_knows_nothing_and_the_run_goes_on(two_hosts_and
     for agent in agents:
         agent.send(signal.SIGTERM)
     assert [agent.wait(60) for agent in agents] == [75, 75]
+    assert saved >= 5 and min(resumed_after(agents)) >= saved
     steps = [line["step"] for line in job.lines()]
     assert steps == list(range(1, len(steps) + 1))
     assert [line["samples"] for line in job.lines()] == [rows_after(step) for step in steps]

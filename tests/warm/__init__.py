@@ -40,4 +40,5 @@ def _served(socket: Path, client: Path) -> Iterator[None]:
         yield
     finally:
         os.environ.pop(VARIABLE, None)
+        process.terminate()  # it may still be importing
         process.communicate()
