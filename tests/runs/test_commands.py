@@ -112,6 +112,7 @@ def check_run(run):
     assert {"torch", "torchrec", "pyarrow"} <= set(environment["packages"])
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["split"]) for line in lines] == [
+        (32, "train"),
         (32, "test"),
         (50, "train"),
         (64, "train"),
