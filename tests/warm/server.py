@@ -1,5 +1,6 @@
 """Imports what programs need, then forks for each of them: `server.py SOCKET`; ends with its standard input."""
 
+import contextlib
 import gc
 import importlib
 import marshal
@@ -51,11 +52,11 @@ def serve(listener: socket.socket) -> Request:
                 request = _received(client)
                 if request is not None and _forked(request, client, events):
                     return request
-            elif key.fileobj is key.data.client:  # killed, for it never writes again
+            elif key.fileobj is not key.data.client:
+                _ended(key.data, events)
+            elif key.data.client.fileno() >= 0:  # killed, for it never writes again; and the program has not ended too
                 events.unregister(key.data.client)
                 os.kill(key.data.pid, signal.SIGKILL)
-            else:
-                _ended(key.data, events)
 
 
 def _received(client: socket.socket) -> Request | None:
@@ -77,7 +78,7 @@ def _forked(request: Request, client: socket.socket, events: selectors.BaseSelec
         child = Child(pid, os.pidfd_open(pid), client)
         events.register(child.descriptor, selectors.EVENT_READ, child)
         events.register(client, selectors.EVENT_READ, child)
-        client.sendall(pid.to_bytes(_SIZE))
+        _tell(client, pid)
         return False
     os.setsid()  # its signals come from the client alone
     for number, file in enumerate(request.files):
@@ -98,8 +99,13 @@ def _ended(child: Child, events: selectors.BaseSelector) -> None:
     os.close(child.descriptor)
     if child.client in events.get_map():
         events.unregister(child.client)
-        child.client.sendall(os.waitstatus_to_exitcode(status).to_bytes(_SIZE, signed=True))
+        _tell(child.client, os.waitstatus_to_exitcode(status))
     child.client.close()
+
+
+def _tell(client: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # it may have been killed in this moment
+        client.sendall(number.to_bytes(_SIZE, signed=True))
 
 
 def run(request: Request) -> None:
