@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 
 from dlrm_dist.models.shape import Feature, ModelShape
 from dlrm_dist.planning.constraints import SHARDING_TYPES
 from dlrm_dist.sections import ModelSection
+from dlrm_dist.verify import compare as compare_module
 from dlrm_dist.verify.cases import MIXED, PRECISIONS, Case, Layout, make_cases
 from dlrm_dist.verify.compare import compare
 from tests.helpers import assert_refused, run_command
@@ -67,6 +69,17 @@ def test_a_wrong_learning_rate_is_noticed_in_a_coarse_exchange_too():
     cases = [Case(Layout(1, 4), "column_wise", kind, "fp32", "int8") for kind in ("sgd", "adagrad")]
     assert [result.verdict for result in compare(cases, SECTION, SHAPE)] == ["equal but for rounding"] * 2
     assert all(result.is_failure for result in compare(cases, SECTION, SHAPE, slower=0.9))
+
+
+def test_how_far_rows_are_off():
+    initial, theirs = torch.zeros(5, 2), torch.tensor([[1.0, 0], [0, 2], [4, 0], [8, 0], [0, 0]])
+    assert compare_module._rows_off(theirs, theirs.double(), initial) == 0
+    mine = theirs * torch.tensor([[1.0], [1.1], [1.1], [1.1], [1.0]])
+    assert compare_module._rows_off(mine, theirs.double(), initial) == pytest.approx(0.1)
+    mine[1:4] = float("nan")
+    assert compare_module._rows_off(mine, theirs.double(), initial) == float("inf")
+    assert compare_module._rows_off(initial, initial.double(), initial) == 0
+    assert compare_module._rows_off(theirs, initial.double(), initial) == float("inf"), "it moved, and should not"
 
 
 def test_cases():

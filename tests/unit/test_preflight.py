@@ -1,6 +1,7 @@
 """Every refusal before a rank starts; nothing is left behind by any."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,7 +173,8 @@ def test_a_wrong_config_and_a_missing_dataset(folder):
 
 
 def test_what_is_to_be_planted_is_not_looked_for(folder):
-    check(["--data.path", "new", "--data.planted_rows", "100", "--runtime.device", "cpu"], 2)
+    words = ["--data.path", "new", "--data.planted_rows", "100", "--runtime.device", "cpu", "--runtime.grace_s", "7"]
+    assert check(words, 2) == 7 and not Path("new").exists()
 
 
 @pytest.mark.parametrize(
