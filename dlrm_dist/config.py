@@ -33,6 +33,7 @@ from dlrm_dist.sections import (
 )
 
 _PROGRAM = "launch/train.py [--config FILE.toml]"
+_KEY = re.compile(r"--[A-Za-z_]")
 
 
 class Config(BaseSettings):
@@ -108,7 +109,7 @@ def load(arguments: Sequence[str]) -> Config:
     values = _read_toml(path) if path else {}
     _refuse_unknown(values, rest)
     try:
-        return Config(_cli_parse_args=rest, _cli_prog_name=_PROGRAM, **values)  # type: ignore[call-arg]
+        return Config(_cli_parse_args=_last_given(rest), _cli_prog_name=_PROGRAM, **values)  # type: ignore[call-arg]
     except ValidationError as error:
         raise UserError(_one_line(error)) from None
     except SettingsError as error:
@@ -149,6 +150,18 @@ def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
     return path, rest
 
 
+def _last_given(arguments: list[str]) -> list[str]:
+    """The last value of each key: pydantic would make one list of a list that is given twice."""
+    given: dict[str, list[str]] = {}
+    key = ""
+    for word in arguments:
+        if _KEY.match(word):
+            key = word.partition("=")[0]
+            given[key] = []
+        given.setdefault(key, []).append(word)
+    return [word for words in given.values() for word in words]
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
@@ -162,7 +175,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _refuse_unknown(values: dict[str, Any], arguments: list[str]) -> None:
     """Name the first key that does not exist, with the nearest that does."""
     keys = known_keys()
-    found = [word[2:].partition("=")[0] for word in arguments if re.match(r"--[A-Za-z_]", word)]
+    found = [word[2:].partition("=")[0] for word in arguments if _KEY.match(word)]
     for section, table in values.items():
         if section not in Config.sections:
             near = difflib.get_close_matches(section, Config.sections, n=1, cutoff=0.4)

@@ -183,6 +183,17 @@ class OptimizerSection(Section):
     decay; beyond, it is scaled down to it. Other tables are updated in the backward and escape it. Not given: none."""
 
 
+_DECAYS_WITH = {
+    "start": ("polynomial", "cosine", "step"),
+    "steps": ("polynomial", "cosine", "step"),
+    "power": ("polynomial",),
+    "end_factor": ("polynomial", "cosine", "step", "plateau"),
+    "factor": ("step", "plateau"),
+    "patience": ("plateau",),
+}
+"""The decays that a key has a meaning for; with another, what is not its default is a mistake."""
+
+
 class ScheduleSection(Section):
     """How the learning rates change, and when training ends early."""
 
@@ -212,12 +223,12 @@ class ScheduleSection(Section):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
-        timed = self.decay in ("polynomial", "cosine", "step")
-        for key, value in (("start", self.start), ("steps", self.steps)):
-            if value is not None and not timed:
+        for key, decays in _DECAYS_WITH.items():
+            value = getattr(self, key)
+            if value != type(self).model_fields[key].default and self.decay not in decays:
                 raise ValueError(
                     f"schedule.{key} is {value}, and schedule.decay is {self.decay}; leave it out, or choose "
-                    "polynomial, cosine or step"
+                    f"{' or '.join(decays)}"
                 )
         if self.decay == "step" and self.steps is None:
             raise ValueError("schedule.decay is step: schedule.steps must say how many steps lie between two drops")

@@ -106,6 +106,13 @@ REPLICATED = ("--sharding.types", "data_parallel")
         (["--model.name", "paddlerec", "--model.top_mlp", "8,2", "--model.dropout", ".1"], "but paddlerec has none"),
         (["--schedule.steps", "3"], "schedule.steps is 3, and schedule.decay is none; leave it out, or choose"),
         (["--schedule.decay", "plateau", "--schedule.start", "3"], "schedule.start is 3, and schedule.decay is plat"),
+        (
+            ["--schedule.decay", "cosine", "--schedule.power", "1"],
+            "schedule.power is 1.0, and schedule.decay is cos",
+        ),
+        (["--schedule.end_factor", ".1"], "schedule.end_factor is 0.1, and schedule.decay is none; leave it out, or"),
+        (["--schedule.decay", "cosine", "--schedule.factor", ".5"], "cosine; leave it out, or choose step or plateau"),
+        (["--schedule.decay", "step", "--schedule.patience", "2"], "step; leave it out, or choose plateau"),
         (["--schedule.decay", "step"], "schedule.steps must say how many"),
         (
             ["--schedule.decay", "cosine", "--schedule.warmup_steps", "3", "--schedule.start", "2"],
