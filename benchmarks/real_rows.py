@@ -31,6 +31,7 @@ MODELS: dict[str, tuple[str, ...]] = {
         *("--model.top_mlp", "256,1"),
     ),
     "dcn": ("--model.deep_mlp", "512,256"),
+    "dcn of matrices": ("--model.cross", "matrix", "--model.deep_mlp", "512,256"),
     "paddlerec": ("--model.top_mlp", "512,256,2"),
 }
 OPTIMIZERS: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
@@ -41,6 +42,13 @@ OPTIMIZERS: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
 }
 """Of tables and of layers, and the learning rates of both to choose from. Adam's tables are data-parallel: it has no
 fused kernel on CPU."""
+PADDLEREC_RATES = {
+    "sgd": (("1", "0.1"), ("1", "1"), ("0.1", "0.1")),
+    "adagrad": (("0.04", "0.1"), ("0.1", "0.1"), ("0.1", "0.03")),
+    "rowwise_adagrad": (("0.04", "0.1"), ("0.1", "0.1"), ("0.1", "0.03")),
+    "adam": (("0.01", "0.01"), ("0.01", "0.001"), ("0.001", "0.01")),
+}
+"""Its logits are normalised to a deviation of 1, its embeddings begin at 1: both want larger steps."""
 Rows = tuple[Any, Any]
 """Features [rows, columns] and labels [rows]."""
 METRICS = ("auc", "log_loss")
@@ -90,7 +98,7 @@ def main() -> int:
 def learned(folder: Path, options: argparse.Namespace, model: str, optimizer: str) -> dict[str, Any]:
     """The learning rates that were chosen, what each of them reached on held-out rows, and the runs with the chosen."""
     tried: dict[tuple[str, str], float] = {}
-    for rates in OPTIMIZERS[optimizer][2]:
+    for rates in PADDLEREC_RATES[optimizer] if model == "paddlerec" else OPTIMIZERS[optimizer][2]:
         try:
             tried[rates] = one(folder, options, options.tune, model, optimizer, rates, 0)["log_loss"]
         except DivergedError:
@@ -112,7 +120,8 @@ def one(
 ) -> dict[str, Any]:
     """A run's result."""
     sparse, dense, _ = OPTIMIZERS[optimizer]
-    words = ["--config", options.config, "--data.path", str(data), "--model.name", model, *MODELS[model]]
+    words = ["--config", options.config, "--data.path", str(data)]
+    words += ["--model.name", model.partition(" ")[0], *MODELS[model]]
     words += ["--optimizer.sparse", sparse, "--optimizer.dense", dense, "--train.seed", str(seed)]
     words += ["--optimizer.sparse_learning_rate", rates[0], "--optimizer.dense_learning_rate", rates[1]]
     words += ["--sharding.types", "data_parallel"] if sparse == "adam" else []
