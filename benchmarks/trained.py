@@ -23,7 +23,7 @@ def train(folder: Path, ranks: int, *words: str) -> Path:
     name = f"run{len(list(folder.iterdir()))}"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     script = [str(ROOT / "launch/train.py"), "--run.folder", str(folder), "--run.name", name]
-    done = subprocess.run([*launch, *script, *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*launch, *script, *words], capture_output=True, text=True)
     if "the run has diverged" in done.stderr:
         raise DivergedError
     if done.returncode:

@@ -95,7 +95,10 @@ def _check_sizes(config: Config, ranks: int) -> None:
 
 
 def _json(about: dict[str, Any], scores: "Sequence[Score]") -> str:
-    found = [{"step": each.step, "checkpoint": str(each.checkpoint), **each.metrics.as_dict()} for each in scores]
+    found = [
+        {"step": each.step, "epoch": each.epoch, "checkpoint": str(each.checkpoint), **each.metrics.as_dict()}
+        for each in scores
+    ]
     lines = [{key: _or_null(value) for key, value in each.items()} for each in found]
     return json.dumps({**about, "scores": lines}, indent=1, allow_nan=False)
 
@@ -113,10 +116,11 @@ def _text(about: dict[str, Any], scores: "Sequence[Score]", seconds: float, is_c
 
 def _curve(scores: "Sequence[Score]") -> list[str]:
     shown = [name for name in _FIGURES if name in scores[0].metrics.as_dict()]
-    lines = [f"{'step':>10} " + " ".join(f"{name:>11}" for name in shown)]
+    lines = [f"{'step':>10} {'epoch':>5} " + " ".join(f"{name:>11}" for name in shown)]
     for each in scores:
         values = each.metrics.as_dict()
-        lines.append(f"{each.step:>10} " + " ".join(f"{values[name]:>11.6f}" for name in shown))
+        epoch = "-" if each.epoch is None else each.epoch
+        lines.append(f"{each.step:>10} {epoch:>5} " + " ".join(f"{values[name]:>11.6f}" for name in shown))
     return lines
 
 

@@ -51,5 +51,13 @@ def factor_at(section: ScheduleSection, step: int, total_steps: int) -> float:
     return left * (1 - end) + end
 
 
+def decay_of(section: ScheduleSection, total_steps: int) -> tuple[int, int]:
+    """The steps before a decay by the clock, and those it takes (of `step`, those between drops); 0, 0 for none."""
+    if section.decay not in TIMED:
+        return 0, 0
+    start = _start(section)
+    return start, section.steps or total_steps - start
+
+
 def _start(section: ScheduleSection) -> int:
     return section.warmup_steps if section.start is None else section.start

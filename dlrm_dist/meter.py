@@ -81,7 +81,8 @@ class Meter:
         # Of this rank, since the last report; the mean over ranks is reported, so each goes on with the whole sum.
         self._loss = torch.tensor(progress.loss_sum, dtype=torch.float64, device=here.device)
         self._scores = MetricState(here.device)
-        self._epoch_totals: Tensor | None = None  # of the reports since the epoch's beginning
+        self._begun = done
+        self._epoch_totals: Tensor | None = None  # of the reports since the epoch's beginning, or the run's own
         self._bad_step = torch.zeros((), dtype=torch.int64, device=here.device)  # first one whose loss is not finite
 
     def add(self, predictions: Predictions, step: int) -> None:
@@ -122,7 +123,7 @@ class Meter:
         """Loss, scores and speed of the steps since the last report. Collective; due at each epoch's end.
 
         A row is scored before the model learns from it. `epoch` and `batch` (within it) count from 1. `epoch_loss` and
-        `epoch_auc` are those of the epoch so far. Behind a resume the scores begin with its first step.
+        `epoch_auc` are those of the epoch so far, of `epoch_samples` rows: behind a resume, those since.
         """
         self.check_losses()
         mean_loss = self._loss_sum() / (step - self._reported_step)
@@ -138,17 +139,20 @@ class Meter:
         self._epoch_totals = None if ends_epoch else so_far
         scores, of_epoch = figures(totals).as_dict(), figures(so_far)
         rows = self._epochs.rows_after(step)
+        epoch_began = (step - 1) // self._epochs.steps_per_epoch * self._epochs.steps_per_epoch
+        epoch_samples = rows - self._epochs.rows_after(max(epoch_began, self._begun))
         rate = (rows - self._epochs.rows_after(last_step)) / (seconds - last_seconds)
         return {
             "step": step,
             "split": "train",
-            "epoch": (step - 1) // self._epochs.steps_per_epoch + 1,
-            "batch": (step - 1) % self._epochs.steps_per_epoch + 1,
+            "epoch": epoch_began // self._epochs.steps_per_epoch + 1,
+            "batch": step - epoch_began,
             "samples": rows,
             "loss": mean_loss,
             **{name: scores[name] for name in _SCORES},
             "epoch_loss": of_epoch.log_loss,
             "epoch_auc": of_epoch.auc,
+            "epoch_samples": epoch_samples,
             "ends_epoch": ends_epoch,
             "samples_per_s": rate,
             "step_ms": (seconds - last_seconds) / (step - last_step) * 1e3,

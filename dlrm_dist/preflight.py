@@ -103,12 +103,16 @@ def validate_fewer(config: Config, world_sizes: Iterable[int], device_type: str)
 
 
 def validate_folders(config: Config) -> None:
-    """Check that the run's folder, and the planted dataset if it is wanted, can be made.
+    """Check that the run's folder, and the planted dataset if it is wanted, can be made, and what it starts from.
 
     Raises:
-        UserError: the run's name is taken; one may not write there.
+        UserError: the run's name is taken; one may not write there; there are no weights at `model.init_from`.
     """
     runfolder.check(config.run, config.train.resume == "auto")
+    if config.model.init_from and config.train.resume == "no":
+        from dlrm_dist.checkpoint.source import open_source  # PyTorch's
+
+        open_source(config.model.init_from)
     _check_can_make(config.run.folder, "run.folder")
     if planted.is_wanted(config.data):
         _check_can_make(config.data.path, "data.path")

@@ -1,6 +1,7 @@
 """What a run leaves behind, written by global rank 0: config, plan, environment, metrics, result."""
 
 import json
+import math
 import platform
 import shutil
 import time
@@ -133,8 +134,14 @@ class RunFolder:
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Write a JSON file whole or not at all."""
         temporary = self.path / f".{name}.tmp"
-        temporary.write_text(json.dumps(values, indent=1) + "\n")
+        temporary.write_text(_json(values, indent=1) + "\n")
         temporary.replace(self.path / name)
+
+
+def _json(values: dict[str, Any], indent: int | None = None) -> str:
+    """JSON has no NaN: a figure that cannot be told is null."""
+    told = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
+    return json.dumps(told, indent=indent, allow_nan=False)
 
 
 class MetricsFile(Listener):
@@ -146,7 +153,7 @@ class MetricsFile(Listener):
     def trained(self, line: Line) -> None:
         """Append it."""
         with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(_json(line) + "\n")
 
     def scored(self, line: Line) -> None:
         """Append it."""
@@ -176,8 +183,8 @@ class Console(Listener):
         )
         if line["ends_epoch"]:
             print(
-                f"epoch {line['epoch']} done: loss {line['epoch_loss']:.5f} auc {line['epoch_auc']:.5f} behind "
-                f"{line['samples']:,} samples",
+                f"epoch {line['epoch']} done: loss {line['epoch_loss']:.5f} auc {line['epoch_auc']:.5f} of "
+                f"{line['epoch_samples']:,} rows, behind {line['samples']:,} samples",
                 flush=True,
             )
         self._name_straggler(line)

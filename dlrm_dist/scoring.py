@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlrm_dist import progress
-from dlrm_dist.checkpoint.folder import step_of
+from dlrm_dist.checkpoint.folder import read_facts, step_of
 from dlrm_dist.checkpoint.saved_run import SavedRun
 from dlrm_dist.data.loader import SplitReader
 from dlrm_dist.data.schema import DatasetInfo
@@ -28,6 +28,12 @@ class Score:
     def step(self) -> int:
         """Completed steps."""
         return step_of(self.checkpoint)
+
+    @property
+    def epoch(self) -> int | None:
+        """Completed epochs, if it was saved for an epoch's end."""
+        facts = read_facts(self.checkpoint)
+        return facts.epoch if facts.stays else None
 
 
 def score(

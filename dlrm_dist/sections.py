@@ -42,6 +42,18 @@ class DataSection(Section):
 
 
 _WITH_MLPS = ("dlrm", "dlrm_dcnv2", "dlrm_projection", "paddlerec")
+_READ_BY = {
+    "bottom_mlp": _WITH_MLPS,
+    "top_mlp": _WITH_MLPS,
+    "cross_layers": ("dlrm_dcnv2", "dcn"),
+    "cross_rank": ("dlrm_dcnv2",),
+    "projection_branch1": ("dlrm_projection",),
+    "projection_branch2": ("dlrm_projection",),
+    "deep_mlp": ("dcn",),
+    "cross": ("dcn",),
+    "batch_norm": ("dlrm", "dlrm_dcnv2", "dlrm_projection", "dcn"),
+}
+"""The models that a key means something to; the others do not read it."""
 
 
 class ModelSection(Section):
@@ -124,6 +136,13 @@ class ModelSection(Section):
         return self
 
     @property
+    def unread(self) -> tuple[str, ...]:
+        """Keys that are not the default's, and that this model does not read: `--model.name` may change a recipe's."""
+        fields = type(self).model_fields
+        given = (key for key in _READ_BY if getattr(self, key) != fields[key].default)
+        return tuple(f"model.{key}" for key in given if self.name not in _READ_BY[key])
+
+    @property
     def has_batch_norm(self) -> bool:
         """Whether statistics of the batch are part of the model."""
         return self.batch_norm or self.name == "paddlerec"
@@ -168,7 +187,7 @@ class OptimizerSection(Section):
     """Learning rate of the tables; `train.learning_rate` when not given."""
     dense_learning_rate: Rate | None = None
     """Learning rate of the MLPs; `train.learning_rate` when not given."""
-    eps: Rate = 1e-8
+    eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-8
     """Added to the root of the second moment by Adagrad and Adam."""
     sparse_weight_decay: Rate = 0.0
     """L2 of the rows that a batch looks up, in that step: so much of a row is added to its gradient. The kernel of
@@ -275,7 +294,8 @@ class TrainSection(Section):
     """Learning rate of tables and MLPs alike, unless the optimizer section says otherwise."""
     micro_batches: Positive = 1
     """Parts of a rank's batch that go through the dense layers one after another, so that the activations of one are in
-    memory: gradients are summed, tables are looked up and updated once a step, the numbers are those of one part."""
+    memory: gradients are summed, tables are looked up and updated once a step, the numbers are those of one part;
+    but each part draws its own dropout."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     """Seed of the initial weights and of the order of the rows."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"

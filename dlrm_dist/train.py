@@ -61,7 +61,10 @@ def main(config: Config) -> dict[str, Any]:
         plan, lines = here.from_main(lambda: _plan(config, shape, here))
         folder = here.from_main(lambda: _folder(config, plan, here, held))
         clipping = optim.clipping(config.optimizer, [sharding.sharding_type for _, sharding in plan.placed()])
-        _say(here, *lines, *plan_file.summary(plan), *arithmetic(config.train.precision, here.device), *clipping)
+        unread = config.model.unread
+        note_of_unread = [f"not read by {config.model.name}: {', '.join(unread)}"] if unread else []
+        arithmetic_lines = arithmetic(config.train.precision, here.device)
+        _say(here, *lines, *plan_file.summary(plan), *arithmetic_lines, *clipping, *note_of_unread)
         with out_of_memory.named(here.global_rank, plan):
             sharded = build(config, shape, plan, here)
             torch.manual_seed(config.train.seed + here.global_rank)  # for whatever a model draws while it trains

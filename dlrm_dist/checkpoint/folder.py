@@ -8,12 +8,13 @@ whole size, so any number of ranks and any plan can load what any other saved.
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from dlrm_dist import progress
 from dlrm_dist.errors import UserError
@@ -27,6 +28,8 @@ CONFIG, PLAN = "config.toml", "plan.json"
 
 class Progress(BaseModel):
     """What the loop has added up, so that a resumed run reports as an uninterrupted one.
+
+    Scores of the rows trained on are not in it (32,768 bins): behind a resume, reports say of how many rows they are.
 
     Attributes:
         loss_sum: of the steps since the last report, over all ranks' rows.
@@ -52,7 +55,7 @@ class Facts(BaseModel):
         epoch: the epoch that the next step belongs to.
         rows: global rows trained on.
         progress: sums of the loop.
-        scores: of the validation at this step, if it was scored then.
+        scores: of the validation at this step, if it was scored then; those alone that are numbers.
         stays: whether it is kept however many follow.
         same: what a run that continues must have in common.
         announced: what may differ, but is told.
@@ -71,6 +74,12 @@ class Facts(BaseModel):
     same: dict[str, Any]
     announced: dict[str, Any]
     sha256: dict[str, str]
+
+    @field_validator("scores", mode="before")
+    @classmethod
+    def _numbers(cls, scores: dict[str, float | None]) -> dict[str, float]:
+        """Without what rows of one class leave untold: JSON has no NaN, and null is no number."""
+        return {name: score for name, score in scores.items() if score is not None and not math.isnan(score)}
 
 
 def _from_1(values: dict[str, Any]) -> dict[str, Any]:

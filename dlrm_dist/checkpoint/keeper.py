@@ -1,5 +1,6 @@
 """Saving and loading the checkpoints of one run."""
 
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -94,8 +95,11 @@ class Checkpoints:
         return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
 
     def is_best(self, scores: dict[str, float]) -> bool:
-        """Whether these scores of the present step are the best by AUC; a state with the best scores is kept."""
-        return "auc" in scores and (self._best is None or scores["auc"] > self._best)
+        """Whether these scores of the present step are the best by AUC; a state with the best scores is kept.
+
+        An AUC that is not a number (rows of one class) never is.
+        """
+        return scores.get("auc", math.nan) > (-math.inf if self._best is None else self._best)
 
     def has_failed(self) -> bool:
         """Whether what was being written has failed."""

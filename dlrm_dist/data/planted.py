@@ -54,7 +54,7 @@ def to_come(section: DataSection) -> DatasetInfo:
         lanes=LANES,
         group_rows=GROUP_ROWS,
         splits={split: Split(rows=rows, clicks=0, parts=()) for split, rows in counts.items()},
-        transform={},
+        transform={"ids": "vocabulary"},
     )
 
 

@@ -56,6 +56,7 @@ def dataset_shape(info: DatasetInfo, model: ModelSection, expanded: tuple[int, .
     """
     names = [category.name for category in info.categories]
     _check_managed(names, model, info)
+    _check_shared(model, info)
     rows = tuple(
         model.managed_rows if category.name in model.managed_collisions else category.rows
         for category in info.categories
@@ -88,6 +89,18 @@ def _check_managed(names: list[str], model: ModelSection, info: DatasetInfo | No
         raise UserError(
             f"category {missing[0]} has raw ids, which no table of fixed ids can take; allowed: a table with managed "
             f"collisions; add --model.managed_collisions {','.join(raw)}, or prepare it with other ids"
+        )
+
+
+def _check_shared(model: ModelSection, info: DatasetInfo) -> None:
+    """Refuse one table for categories whose ids are numbered each by a vocabulary of its own."""
+    shared = [group for group in model.shared_tables if "+" in group or group == "all"]
+    if info.transform.get("ids") == "vocabulary" and (shared or model.name == "paddlerec"):
+        what = f"model.shared_tables has {shared[0]}" if shared else "model.name paddlerec has one table for all"
+        raise UserError(
+            f"{what}, but each category of the dataset has a vocabulary of its own, so one id means other values in "
+            "each; allowed: ids of one space; prepare the data with them (dlrm-dist prepare --ids hash), or give each "
+            "category its table"
         )
 
 

@@ -23,6 +23,7 @@ def words(recipe: Path, data: Path, one_space: Path, runs: Path) -> list[str]:
     found = ["--config", str(recipe), "--data.path", str(path), "--model.num_embeddings", rows]
     found += ["--train.max_steps", str(STEPS), "--train.batch_size", "20", "--runtime.device", "cpu"]
     found += ["--eval.split", "valid", "--eval.every", "0", "--run.folder", str(runs), "--run.name", recipe.stem]
+    found += ["--schedule.warmup_steps", str(min(1, config.schedule.warmup_steps))]
     found += ["--schedule.start", "1"] if config.schedule.start else []
     found += ["--schedule.steps", "2"] if config.schedule.steps else []
     if config.model.multi_hot_sizes:

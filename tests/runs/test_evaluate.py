@@ -66,6 +66,7 @@ def test_each_checkpoint_on_two_ranks_is_what_training_on_one_reported(runs, cli
             assert scores[step][name] == pytest.approx(line[name], rel=1e-4), name
         assert scores[step]["auc_error"] == scores[step]["auprc_error"] == 0
     assert len({each["auc"] for each in scores.values()}) > 2
+    assert {each["epoch"] for each in scores.values()} == {None}  # none was saved for an epoch's end
     assert not list((runs / "one").glob(".metrics-*"))
 
 
@@ -119,8 +120,8 @@ def test_torchrun_and_a_curve_as_text(runs, clicks):
     done = run_command(*words, folder=ROOT)
     assert done.returncode == 0, done.stderr
     about, head, *lines = done.stdout.splitlines()
-    assert "2 ranks" in about and head.split()[:3] == ["step", "auc", "auprc"]
-    curve = {int(line.split()[0]): float(line.split()[1]) for line in lines}
+    assert "2 ranks" in about and head.split()[:3] == ["step", "epoch", "auc"]
+    curve = {int(line.split()[0]): float(line.split()[2]) for line in lines}
     assert curve[10] == pytest.approx(reported(runs)[10]["auc"], rel=1e-4)
 
 

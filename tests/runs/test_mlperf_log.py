@@ -88,7 +88,7 @@ def log_of_the_recipe(path, aucs, *words):
         step = number * section.eval.every
         line = {"step": step, "samples": step * section.train.batch_size}
         log.scoring(line)
-        log.scored({**line, "auc": auc})
+        log.scored({**line, "auc": auc, "stale": number})
     log.ends({"samples": line["samples"]})
     return [json.loads(line.partition(" ")[2]) for line in path.read_text().splitlines()]
 
@@ -103,3 +103,31 @@ def test_the_full_recipe_logs_what_the_rules_want(tmp_path):
 
 def test_a_run_that_misses_its_target_is_no_success(tmp_path):
     assert log_of_the_recipe(tmp_path / "mlperf.log", [0.79, 0.80])[-1]["metadata"]["status"] == "aborted"
+
+
+def test_a_run_that_no_longer_improves_has_all_its_blocks_closed(tmp_path):
+    words = ("--schedule.stop_patience", "2", "--schedule.target_auc", "1")
+    lines = log_of_the_recipe(tmp_path / "mlperf.log", [0.79, 0.79], *words)
+    keys = [line["key"] for line in lines]
+    assert keys.count("block_start") == keys.count("block_stop") == 2
+    assert lines[-1]["metadata"]["status"] == "aborted"
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ((), (0.004, 0, 0)),
+        (("--optimizer.sparse_learning_rate", ".3"), ("0.3+0.004", 0, 0)),
+        (("--schedule.decay", "polynomial"), (0.004, 0, 64_014)),
+        (("--schedule.decay", "cosine", "--schedule.warmup_steps", "14"), (0.004, 14, 64_000)),
+        (
+            ("--schedule.decay", "polynomial", "--schedule.start", "9", "--schedule.steps", "5"),
+            (0.004, 9, 5),
+        ),
+    ],
+)
+def test_learning_rates_are_logged_as_they_are(tmp_path, words, wanted):
+    lines = log_of_the_recipe(tmp_path / "mlperf.log", [0.8028], *words)
+    values = {line["key"]: line["value"] for line in lines}
+    keys = ("base_learning_rate", "learning_rate_decay_start_step", "learning_rate_decay_steps")
+    assert tuple(values[f"opt_{key}"] for key in keys) == wanted

@@ -50,7 +50,7 @@ def test_each_line_has_paddlerecs_fields_and_each_epoch_one(done):
         for epoch in range(1, EPOCHS + 1)
         for batch in (10, 20, 30, 40)
     ]
-    epochs = re.findall(rf"epoch (\d) done: loss {number} auc {number} behind {number} samples", told)
+    epochs = re.findall(rf"epoch (\d) done: loss {number} auc {number} of 80 rows, behind {number} samples", told)
     assert [(epoch, samples) for epoch, _, _, samples in epochs] == [("1", "80"), ("2", "160"), ("3", "240")]
     assert [auc for _, _, auc, _ in epochs] == [row[3] for row in found if row[1] == "40"]
 
@@ -58,6 +58,6 @@ def test_each_line_has_paddlerecs_fields_and_each_epoch_one(done):
 def test_each_saved_epoch_is_scored_as_it_was_in_training(done):
     folder, _, scored = done
     lines = [json.loads(line) for line in (folder / "runs/sample/metrics.jsonl").read_text().splitlines()]
-    assert [each["step"] for each in scored["scores"]] == [40, 80, 120]
+    assert [(each["step"], each["epoch"]) for each in scored["scores"]] == [(40, 1), (80, 2), (120, 3)]
     reported = [line["auc"] for line in lines if line["split"] == "test"]
     assert [each["auc"] for each in scored["scores"]] == pytest.approx(reported, abs=1e-4)

@@ -106,3 +106,40 @@ def test_collectives(tmp_path):
     for row in found["rows"]:
         assert 0 < row["least us"] <= row["median us"] <= row["most us"]
         assert row["bus GB/s"] == row["GB/s"] * (1 if row["collective"] == "all-reduce" else 0.5)
+
+
+CONFIG = """
+[data]
+path = "data"
+planted_rows = 1000
+[model]
+name = "{name}"
+embedding_dim = 4
+bottom_mlp = [4]
+top_mlp = [1]
+deep_mlp = [4]
+[train]
+batch_size = 200
+epochs = 1
+log_every = 2
+[optimizer]
+sparse = "sgd"
+dense = "sgd"
+"""
+
+
+def test_the_papers_experiment_draws_both_models_over_the_same_samples(tmp_path):
+    words = [ROOT / "benchmarks/dlrm_against_dcn.py", "--out", "found"]
+    for name in ("dlrm", "dcn"):
+        (tmp_path / f"{name}.toml").write_text(CONFIG.format(name=name))
+        words += ["--config", f"{name}.toml"]
+    done = run_command("python", *words, folder=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    curves = json.loads((tmp_path / "found/curves.json").read_text())
+    for name in ("dlrm", "dcn"):
+        points = curves[name]
+        assert [each["samples"] for each in points["train"]] == [400, 800]
+        assert [each["samples"] for each in points["valid"]] == [800]
+        assert all(0 < each[key] < 1 for each in points["train"] + points["valid"] for key in ("auc", "accuracy"))
+    assert curves["dlrm"] != curves["dcn"]
+    assert (tmp_path / "found/curves.png").read_bytes().startswith(b"\x89PNG")

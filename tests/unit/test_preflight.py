@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dlrm_dist import preflight
+from dlrm_dist.config import load
 from dlrm_dist.errors import UserError
 from tests.helpers import LANES, numbered_dataset
 
@@ -104,6 +105,8 @@ REPLICATED = ("--sharding.types", "data_parallel")
         ),
         (["--train.micro_batches", "2", "--model.batch_norm", "true"], "the model has batch normalisation"),
         (["--model.name", "paddlerec", "--model.top_mlp", "8,2", "--model.dropout", ".1"], "but paddlerec has none"),
+        (["--optimizer.eps", "0"], "optimizer.eps: Input should be greater than 0"),
+        (["--model.init_from", "nowhere"], "nowhere: "),
         (["--schedule.steps", "3"], "schedule.steps is 3, and schedule.decay is none; leave it out, or choose"),
         (["--schedule.decay", "plateau", "--schedule.start", "3"], "schedule.start is 3, and schedule.decay is plat"),
         (
@@ -283,3 +286,21 @@ def test_tables_that_do_not_fit_the_dataset(folder):
 def test_tf32_is_of_gpus(folder):
     told = refusal(1, "--train.precision", "tf32")
     assert told.startswith("train.precision is tf32, which GPUs alone have") and "allowed here: fp32, bf16" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.name", "paddlerec", "--model.top_mlp", "2"], "model.name paddlerec has one table for all, but each"),
+        (["--model.shared_tables", "C3+C4"], "model.shared_tables has C3+C4, but each category of the dataset has a"),
+    ],
+)
+def test_one_table_for_categories_with_vocabularies_of_their_own(folder, words, said):
+    assert refusal(1, *words, "--data.planted_rows", "2000", path="to come").startswith(said)
+    assert not (folder / "to come").exists()
+
+
+def test_keys_that_another_model_reads_are_named():
+    words = ["--model.name", "dcn", "--model.top_mlp", "8,1", "--model.cross_rank", "3", "--model.cross_layers", "2"]
+    assert load(words).model.unread == ("model.top_mlp", "model.cross_rank")
+    assert load([]).model.unread == ()
