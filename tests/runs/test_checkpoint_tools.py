@@ -147,7 +147,7 @@ def test_weights_of_another_run_by_category_value(runs, clicks, tmp_path):
 
 def test_weights_of_another_model_are_refused(runs, clicks):
     words = ("--model.init_from", str(runs / "first"))
-    deeper = (*words, "--model.top_mlp", "24,1")  # a list that is given twice grows
+    deeper = (*words, "--model.top_mlp", "16,1,24,1")
     assert_refused(train(runs, clicks, "other", *deeper), "has no model.model.top_mlp.4.bias; its model is another one")
     larger = (*words, "--model.name", "dlrm_dcnv2")
     assert_refused(train(runs, clicks, "other2", *larger), "its model is another one")

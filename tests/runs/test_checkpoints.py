@@ -255,7 +255,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(runs, clicks, 
         (("--train.batch_size", "50"), "was saved with train.batch_size 100, this run has 50"),
         (("--train.seed", "5"), "was saved with train.seed 0, this run has 5"),
         (("--optimizer.sparse", "sgd"), "was saved with optimizer.sparse 'rowwise_adagrad', this run has 'sgd'"),
-        (("--model.top_mlp", "24,1"), "has no model.model.top_mlp"),
+        (("--model.top_mlp", "16,1,24,1"), "has no model.model.top_mlp"),
         (("--sharding.types", "column_wise"), "row-wise Adagrad keeps a moment for each part of a row that is cut"),
     ],
 )
