@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from dlrm_dist.checkpoint.saved_run import CHOICES, SavedRun, check_columns, che
 from dlrm_dist.config import Config
 from dlrm_dist.data.schema import DatasetInfo, check_category, read_info
 from dlrm_dist.errors import UserError
+from dlrm_dist.plain import without_nan
 
 if TYPE_CHECKING:
     from dlrm_dist.scoring import Score
@@ -99,13 +99,7 @@ def _json(about: dict[str, Any], scores: "Sequence[Score]") -> str:
         {"step": each.step, "epoch": each.epoch, "checkpoint": str(each.checkpoint), **each.metrics.as_dict()}
         for each in scores
     ]
-    lines = [{key: _or_null(value) for key, value in each.items()} for each in found]
-    return json.dumps({**about, "scores": lines}, indent=1, allow_nan=False)
-
-
-def _or_null(value: Any) -> Any:
-    """JSON has no NaN: what cannot be told is null."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return json.dumps({**about, "scores": [without_nan(each) for each in found]}, indent=1, allow_nan=False)
 
 
 def _text(about: dict[str, Any], scores: "Sequence[Score]", seconds: float, is_curve: bool) -> str:
@@ -119,8 +113,7 @@ def _curve(scores: "Sequence[Score]") -> list[str]:
     lines = [f"{'step':>10} {'epoch':>5} " + " ".join(f"{name:>11}" for name in shown)]
     for each in scores:
         values = each.metrics.as_dict()
-        epoch = "-" if each.epoch is None else each.epoch
-        lines.append(f"{each.step:>10} {epoch:>5} " + " ".join(f"{values[name]:>11.6f}" for name in shown))
+        lines.append(f"{each.step:>10} {each.epoch or '-':>5} " + " ".join(f"{values[name]:>11.6f}" for name in shown))
     return lines
 
 

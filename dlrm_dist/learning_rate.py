@@ -3,10 +3,7 @@
 import math
 
 from dlrm_dist.errors import UserError
-from dlrm_dist.sections import ScheduleSection
-
-TIMED = ("polynomial", "cosine", "step")
-"""Decays by the step alone."""
+from dlrm_dist.sections import TIMED_DECAYS, ScheduleSection
 
 
 def check_length(section: ScheduleSection, total_steps: int) -> None:
@@ -17,7 +14,7 @@ def check_length(section: ScheduleSection, total_steps: int) -> None:
     """
     start, ends = _start(section), {}
     ends[f"the warm-up (schedule.warmup_steps) ends with step {section.warmup_steps}"] = section.warmup_steps
-    if section.decay in TIMED:
+    if section.decay in TIMED_DECAYS:
         ends[f"the {section.decay} decay (schedule.start) begins behind step {start}"] = start + 1
     if section.steps:
         what = "has its first drop behind" if section.decay == "step" else "ends with"
@@ -53,7 +50,7 @@ def factor_at(section: ScheduleSection, step: int, total_steps: int) -> float:
 
 def decay_of(section: ScheduleSection, total_steps: int) -> tuple[int, int]:
     """The steps before a decay by the clock, and those it takes (of `step`, those between drops); 0, 0 for none."""
-    if section.decay not in TIMED:
+    if section.decay not in TIMED_DECAYS:
         return 0, 0
     start = _start(section)
     return start, section.steps or total_steps - start

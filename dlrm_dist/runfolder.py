@@ -1,7 +1,6 @@
 """What a run leaves behind, written by global rank 0: config, plan, environment, metrics, result."""
 
 import json
-import math
 import platform
 import shutil
 import time
@@ -18,6 +17,7 @@ from dlrm_dist.config import Config
 from dlrm_dist.errors import BusyRunError, UserError
 from dlrm_dist.listeners import Line, Listener
 from dlrm_dist.packages import installed
+from dlrm_dist.plain import without_nan
 from dlrm_dist.planning.plan_file import PlanFile
 from dlrm_dist.runs import record, report, state
 from dlrm_dist.runtime import Session
@@ -134,14 +134,8 @@ class RunFolder:
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Write a JSON file whole or not at all."""
         temporary = self.path / f".{name}.tmp"
-        temporary.write_text(_json(values, indent=1) + "\n")
+        temporary.write_text(json.dumps(without_nan(values), indent=1, allow_nan=False) + "\n")
         temporary.replace(self.path / name)
-
-
-def _json(values: dict[str, Any], indent: int | None = None) -> str:
-    """JSON has no NaN: a figure that cannot be told is null."""
-    told = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
-    return json.dumps(told, indent=indent, allow_nan=False)
 
 
 class MetricsFile(Listener):
@@ -153,7 +147,7 @@ class MetricsFile(Listener):
     def trained(self, line: Line) -> None:
         """Append it."""
         with self._path.open("a") as file:
-            file.write(_json(line) + "\n")
+            file.write(json.dumps(without_nan(line), allow_nan=False) + "\n")
 
     def scored(self, line: Line) -> None:
         """Append it."""

@@ -202,11 +202,13 @@ class OptimizerSection(Section):
     decay; beyond, it is scaled down to it. Other tables are updated in the backward and escape it. Not given: none."""
 
 
+TIMED_DECAYS = ("polynomial", "cosine", "step")
+"""Decays by the step alone."""
 _DECAYS_WITH = {
-    "start": ("polynomial", "cosine", "step"),
-    "steps": ("polynomial", "cosine", "step"),
+    "start": TIMED_DECAYS,
+    "steps": TIMED_DECAYS,
     "power": ("polynomial",),
-    "end_factor": ("polynomial", "cosine", "step", "plateau"),
+    "end_factor": (*TIMED_DECAYS, "plateau"),
     "factor": ("step", "plateau"),
     "patience": ("plateau",),
 }

@@ -36,6 +36,7 @@ from dlrm_dist.runtime import (
     processor,
     session,
 )
+from dlrm_dist.sections import ModelSection
 from dlrm_dist.shard import ShardedTask, shard
 from dlrm_dist.step_split import StepSplit
 from dlrm_dist.tensorboard import TensorBoard
@@ -61,10 +62,8 @@ def main(config: Config) -> dict[str, Any]:
         plan, lines = here.from_main(lambda: _plan(config, shape, here))
         folder = here.from_main(lambda: _folder(config, plan, here, held))
         clipping = optim.clipping(config.optimizer, [sharding.sharding_type for _, sharding in plan.placed()])
-        unread = config.model.unread
-        note_of_unread = [f"not read by {config.model.name}: {', '.join(unread)}"] if unread else []
-        arithmetic_lines = arithmetic(config.train.precision, here.device)
-        _say(here, *lines, *plan_file.summary(plan), *arithmetic_lines, *clipping, *note_of_unread)
+        notes = [*arithmetic(config.train.precision, here.device), *clipping, *_unread(config.model)]
+        _say(here, *lines, *plan_file.summary(plan), *notes)
         with out_of_memory.named(here.global_rank, plan):
             sharded = build(config, shape, plan, here)
             torch.manual_seed(config.train.seed + here.global_rank)  # for whatever a model draws while it trains
@@ -205,6 +204,10 @@ def _restore(
         tables = tables_of(config.model, shape.named_rows)
         _say(here, *init_from.load_weights(sharded, tables, config.model.init_from, config.data.path))
     return found
+
+
+def _unread(model: ModelSection) -> list[str]:
+    return [f"not read by {model.name}: {', '.join(model.unread)}"] if model.unread else []
 
 
 def _say(here: Session, *lines: str) -> None:

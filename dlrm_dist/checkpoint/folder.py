@@ -8,7 +8,6 @@ whole size, so any number of ranks and any plan can load what any other saved.
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from dlrm_dist import progress
 from dlrm_dist.errors import UserError
 from dlrm_dist.monitor import Standing
+from dlrm_dist.plain import without_nan
 
 FORMAT_VERSION = 3
 FACTS = "checkpoint.json"
@@ -79,7 +79,7 @@ class Facts(BaseModel):
     @classmethod
     def _numbers(cls, scores: dict[str, float | None]) -> dict[str, float]:
         """Without what rows of one class leave untold: JSON has no NaN, and null is no number."""
-        return {name: score for name, score in scores.items() if score is not None and not math.isnan(score)}
+        return {name: score for name, score in without_nan(scores).items() if score is not None}
 
 
 def _from_1(values: dict[str, Any]) -> dict[str, Any]:

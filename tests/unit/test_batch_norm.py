@@ -33,7 +33,7 @@ def trained(norm, x, grad):
     return [out.detach(), x.grad, *(each.grad for each in norm.parameters())]
 
 
-def close(a, b, tolerance=1e-10):
+def assert_close(a, b, tolerance=1e-10):
     for mine, theirs in zip(a, b, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance)
 
@@ -42,10 +42,10 @@ def test_training_and_evaluation_are_torchs():
     torchs, ours = both()
     for seed in range(3):
         grad = rows(seed=9)
-        close(trained(ours, rows(seed=seed), grad), trained(torchs, rows(seed=seed), grad))
-        close(ours.buffers(), torchs.buffers())
+        assert_close(trained(ours, rows(seed=seed), grad), trained(torchs, rows(seed=seed), grad))
+        assert_close(ours.buffers(), torchs.buffers())
     torchs.eval(), ours.eval()
-    close([ours(rows(seed=4))], [torchs(rows(seed=4))])
+    assert_close([ours(rows(seed=4))], [torchs(rows(seed=4))])
     assert ours.num_batches_tracked == 3
 
 
@@ -53,7 +53,7 @@ def test_a_large_mean_costs_no_digits():
     """In fp32 the mean of the squares less the square of the mean of such columns is noise."""
     torchs, ours = both()
     x = rows(200) + 1e4
-    close([ours.float()(x.float())], [torchs(x.float().double()).float()], 0.02)
+    assert_close([ours.float()(x.float())], [torchs(x.float().double()).float()], 0.02)
     assert (ours(x.float())[:, 0].std() - 0.5).abs() < 0.01
 
 
@@ -88,9 +88,9 @@ def test_rows_spread_over_ranks(parts):
 
     with ThreadPoolExecutor(len(parts)) as pool:
         outs, of_x, of_weight, of_bias, norms = zip(*pool.map(rank, range(len(parts))), strict=True)
-    close([torch.cat(outs), torch.cat(of_x), sum(of_weight), sum(of_bias)], expected)
+    assert_close([torch.cat(outs), torch.cat(of_x), sum(of_weight), sum(of_bias)], expected)
     for norm in norms:
-        close(norm.buffers(), torchs.buffers())
+        assert_close(norm.buffers(), torchs.buffers())
 
 
 def test_rows_count_again_behind_the_block():

@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 from tests.helpers import ROOT
 
 LAYERS = [
-    {"errors", "interruption", "whereabouts", "cgroups", "place"},
+    {"errors", "interruption", "whereabouts", "cgroups", "place", "plain"},
     {"sections", "packages", "pages", "progress", "cores", "memory", "tries", "speaking"},
     {"config"},
     {"data"},
